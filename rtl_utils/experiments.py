@@ -1,0 +1,182 @@
+"""Experiments: a run is a record of one training; running a list of them trains what the store lacks and returns tidy rows."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from rtl_utils import methods
+from rtl_utils.models import Net, build, predict
+from rtl_utils.paths import CONSTANT, soft_labels
+from rtl_utils.paths import Path as TaskPath
+from rtl_utils.probing import ball_test
+from rtl_utils.results import FINAL, Store, run_key
+from rtl_utils.spurious import permute_features, plant_ball
+from rtl_utils.tasks import Task, load, standardise, synthetic
+from rtl_utils.training import History, Replica, Sgd, TrainingDiverged, example_loss, fit
+
+_MODULES = ("randomness", "tasks", "spurious", "models", "paths", "populations", "training", "methods", "probing", "experiments")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, fully described. The field `target` is None for a backbone, which trains on the source.
+
+    method: "backbone" or a name of METHODS; source_ball: the source class whose images carry a ball, None for a clean source;
+    target_ball: every training image of the target carries one; n_train: target images a class, None for all; source_sgd: how the
+    backbone was trained, None for the same as this run.
+    """
+
+    dataset: str
+    source: str
+    target: str | None
+    method: str
+    seed: int
+    source_ball: str | None = None
+    target_ball: bool = False
+    n_train: int | None = None
+    width: str | tuple[int, ...] = "small"
+    taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    sgd: Sgd = Sgd()
+    source_sgd: Sgd | None = None
+
+    @property
+    def key(self) -> str:
+        """The run's name in the store: a hash of this record and of the code."""
+        return _key(self)
+
+    def backbone(self) -> "Run":
+        """The run that trains this run's backbone: the same source, seed and settings, whatever the target."""
+        return replace(self, method="backbone", target=None, target_ball=False, n_train=None, taus=CONSTANT.taus, sgd=self.source_sgd or self.sgd, source_sgd=None)
+
+
+def run(runs: Sequence[Run], store: Store, device: str = "cpu") -> pd.DataFrame:
+    """Tidy rows of the runs, training those that the store lacks: first their backbones, then all together as one population.
+
+    Each run is stored as soon as it is done, so that stopping loses at most the trainings in flight.
+    Raises ValueError if a backbone diverged, and what loading, planting and `fit` raise.
+    """
+    wanted = list(dict.fromkeys(runs))
+    backbones = list(dict.fromkeys(r.backbone() for r in wanted if _needs_backbone(r)))
+    _execute(_missing(backbones, store), store, device, "backbones")
+    for key, (status, message) in store.status(b.key for b in backbones).items():
+        if status == "diverged":
+            raise ValueError(f"backbone {key} diverged, so nothing can be transferred from it: {message}")
+    _execute([r for r in _missing(wanted, store) if r not in backbones], store, device, "transfers")
+    return store.frame(r.key for r in wanted)
+
+
+def network(run: Run, store: Store) -> Net:
+    """The trained network of a run that is in the store. Raises ValueError if it is not."""
+    _, target = tasks(run)
+    net = build(target, run.width, run.seed)
+    if not store.load_weights(run.key, net):
+        raise ValueError(f"the store has no weights of {run}; call experiments.run on it first")
+    return net
+
+
+def tasks(run: Run) -> tuple[Task, Task]:
+    """Source and target of a run, planted and standardised as it trains on them; for a backbone both are the source."""
+    return _tasks(run.dataset, run.source, run.target, run.seed, run.source_ball, run.target_ball, run.n_train)
+
+
+def code() -> list[Path]:
+    """The modules that decide a run's numbers; a change in one of them makes its runs new ones."""
+    return [Path(__file__).with_name(f"{name}.py") for name in _MODULES]
+
+
+def synthetic_views(seed: int) -> dict[str, Task]:
+    """The synthetic target in the units of the permuted target, on which all models train (paper, section 5.1).
+
+    "permuted": as trained on; "restored": the original first 20 features are back; "rows": rows permuted within the original columns
+    in place of the column permutation, the control that changes nothing against "restored".
+    """
+    raw = synthetic("target", seed)
+    permuted = permute_features(raw, seed)
+    views = {"permuted": permuted, "restored": raw, "rows": permute_features(permuted, seed, by="rows")}
+    return {name: standardise(view, by=permuted) for name, view in views.items()}
+
+
+def _needs_backbone(run: Run) -> bool:
+    return run.method == "backbone" or (run.method in methods.METHODS and methods.METHODS[run.method].start == "backbone")
+
+
+def _missing(runs: Sequence[Run], store: Store) -> list[Run]:
+    done = store.status(run.key for run in runs)
+    nets_lost = [r for r in runs if r.method == "backbone" and r.key in done and done[r.key][0] == "done" and not store.load_weights(r.key, build(tasks(r)[1], r.width, r.seed))]
+    return [r for r in runs if r.key not in done or r in nets_lost]
+
+
+def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None:
+    plans = [_plan(r, store) for r in runs]
+
+    def done(row: int, history: History) -> None:
+        r, (net, _) = runs[row], plans[row]
+        store.save_weights(r.key, net.cpu())
+        store.save(r.key, asdict(r), _rows(r, net, history), history.diverged)
+
+    try:
+        fit([replica for _, replica in plans], device=device, on_done=done, label=label)
+    except TrainingDiverged:
+        pass  # stored as diverged by `done`
+
+
+def _plan(run: Run, store: Store) -> tuple[Net, Replica]:
+    source, target = tasks(run)
+    if run.method == "backbone":
+        net = build(source, run.width, run.seed)
+        return net, Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd)
+    backbone = network(run.backbone(), store) if _needs_backbone(run) else None
+    return methods.plan(run.method, backbone, source, target, seed=run.seed, sgd=run.sgd, taus=run.taus, width=run.width)
+
+
+@cache
+def _key(run: Run) -> str:
+    return run_key(asdict(run), code())
+
+
+@lru_cache(maxsize=64)  # runs on the same data share its tensors
+def _tasks(dataset: str, source: str, target: str | None, seed: int, source_ball: str | None, target_ball: bool, n_train: int | None) -> tuple[Task, Task]:
+    source_task = load(dataset, source, seed)
+    if source_ball is not None:
+        source_task = plant_ball(source_task, (source_ball,), seed)
+    if target is None:
+        return source_task, source_task
+    if dataset == "synthetic":
+        return source_task, synthetic_views(seed)["permuted"]
+    target_task = load(dataset, target, seed, n_train)
+    return source_task, plant_ball(target_task, "all", seed) if target_ball else target_task
+
+
+def _rows(run: Run, net: Net, history: History) -> list[tuple[str, int, float]]:
+    """Every epoch's history, then what is measured after training."""
+    series = ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length")
+    rows = [(metric, epoch, value) for metric in series for epoch, value in enumerate(getattr(history, metric))]
+    return rows + [(metric, FINAL, value) for metric, value in measure(run, net).items()]
+
+
+def measure(run: Run, net: Net) -> dict[str, float]:
+    """What a run's network does after training: losses and accuracies of its own task, and the tests with the spurious feature.
+
+    train_loss, val_loss, for classes also *_accuracy, in evaluation mode; with a ball in play the five numbers of `ball_test`; on the
+    synthetic target restored_loss and rows_loss (see `synthetic_views`).
+    """
+    _, target = tasks(run)
+    values = {}
+    for split in ("train", "val"):
+        x, y = getattr(target, f"x_{split}"), getattr(target, f"y_{split}")
+        output = predict(net, x)
+        values[f"{split}_loss"] = float(example_loss(output, soft_labels(target, y)).mean())
+        if not target.is_regression:
+            values[f"{split}_accuracy"] = float((output.argmax(1) == y).float().mean())
+    if run.dataset == "synthetic" and run.target is not None:
+        for view in ("restored", "rows"):
+            task = synthetic_views(run.seed)[view]
+            values[f"{view}_loss"] = float(example_loss(predict(net, task.x_val), task.y_val).mean())
+    if run.source_ball is not None:
+        source, _ = tasks(run)
+        clean = load(run.dataset, run.target or run.source, run.seed)
+        values |= ball_test(net, clean, plant_ball(clean, "all", run.seed, splits=("val",)), source.class_index(run.source_ball))
+    return values

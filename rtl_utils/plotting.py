@@ -1,0 +1,164 @@
+"""Every figure of the course: functions that take data and an `Axes` and return the `Axes`. One style, one colour a method."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from rtl_utils.methods import METHODS
+from rtl_utils.statistics import mean_interval
+from rtl_utils.tasks import Task
+
+# Okabe & Ito's palette: told apart by colour-blind readers, the same for a method everywhere
+COLOURS = {
+    "scratch": "#7F7F7F",
+    "ft": "#E69F00",
+    "fixed": "#CC79A7",
+    "ut": "#0072B2",
+    "ut-mixture": "#56B4E9",
+    "backbone": "#222222",
+}
+MARKERS = {"scratch": "s", "ft": "o", "fixed": "D", "ut": "^", "ut-mixture": "v", "backbone": "P"}
+
+
+def use_style() -> None:
+    """Set the course's look for all figures of this session."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True, "font.size": 10.5, "axes.titlesize": 11,
+            "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
+        }
+    )  # fmt: skip
+
+
+def label(method: str) -> str:
+    """A method's name as figures write it."""
+    return METHODS[method].label if method in METHODS else method
+
+
+def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, dashed: bool = False) -> Axes:
+    """A metric over epochs, one line a method: the mean over seeds, and a band from the lowest to the highest run.
+
+    rows: tidy rows with columns method, seed, metric, epoch (from 0), value.
+    """
+    chosen = rows[(rows.metric == metric) & (rows.epoch >= 0)]
+    for method, part in chosen.groupby("method", sort=False):
+        table = part.pivot_table(index="epoch", columns="seed", values="value")
+        ax.fill_between(table.index + 1, table.min(axis=1), table.max(axis=1), color=COLOURS[method], alpha=0.15, linewidth=0)
+        ax.plot(table.index + 1, table.mean(axis=1), color=COLOURS[method], label=label(method), linestyle="--" if dashed else "-")
+    ax.set(xlabel="epoch", ylabel=ylabel, title=title)
+    return ax
+
+
+def bars(rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, title: str) -> Axes:
+    """Final values side by side: a group a metric (name -> text under it), a bar a method, 95 % t intervals and every run as a dot."""
+    methods = list(dict.fromkeys(rows.method))
+    width = 0.8 / len(methods)
+    for k, method in enumerate(methods):
+        for g, metric in enumerate(metrics):
+            values = rows[(rows.method == method) & (rows.metric == metric) & (rows.epoch < 0)].value.to_numpy()
+            if not len(values):
+                continue
+            interval, x = mean_interval(values), g + (k - (len(methods) - 1) / 2) * width
+            ax.bar(x, interval.mean, width * 0.92, color=COLOURS[method], alpha=0.75, label=label(method) if g == 0 else None)
+            if interval.n > 1:
+                ax.plot([x, x], [interval.low, interval.high], color="black", linewidth=1.2)
+            ax.plot(np.full(len(values), x), values, ".", color="black", markersize=3.5, alpha=0.6)
+    ax.set_xticks(range(len(metrics)), list(metrics.values()))
+    ax.grid(axis="x", visible=False)
+    ax.set(ylabel=ylabel, title=title)
+    return ax
+
+
+def chance(ax: Axes, level: float, horizontal: bool = True) -> Axes:
+    """A dashed grey line where guessing lies."""
+    line = ax.axhline if horizontal else ax.axvline
+    line(level, color="grey", linestyle="--", linewidth=1, label="chance")
+    return ax
+
+
+def images(task: Task, ax: Axes, per_class: int = 5, split: str = "train") -> Axes:
+    """A sheet of a task's images: one row a class, its name at the left."""
+    x, y = getattr(task, f"x_{split}"), getattr(task, f"y_{split}")
+    rows = [np.concatenate(list(x[(y == k).nonzero()[:per_class, 0]].permute(0, 2, 3, 1).numpy()), axis=1) for k in range(task.outputs)]
+    side = x.shape[-1]
+    ax.imshow(np.concatenate(rows), interpolation="nearest")
+    ax.set_yticks([side * (k + 0.5) for k in range(task.outputs)], [name.replace("_", " ") for name in task.class_names])
+    ax.set_xticks([])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_title(f"{task.name} ({task.dataset})")
+    return ax
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], columns: Sequence[str], ax: Axes, title: str) -> Axes:
+    """(k, k) counts as a heat map: true classes down, predicted labels across, each row in shares of its images."""
+    shares = counts / counts.sum(1, keepdims=True)
+    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    for i, j in np.ndindex(*counts.shape):
+        ax.text(j, i, int(counts[i, j]), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black", fontsize=9)
+    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns], rotation=35, ha="right")
+    ax.grid(visible=False)
+    ax.set(xlabel="predicted: label of the source class", ylabel="true class", title=title)
+    return ax
+
+
+def feature_weights(weights: Mapping[str, np.ndarray], ax: Axes, title: str, ylabel: str = "mean |LIME weight|") -> Axes:
+    """Bars over features, one colour a model: means over explained points with 95 % t intervals.
+
+    weights: model -> (n, d) weights, one row an explained point.
+    """
+    width = 0.8 / len(weights)
+    for k, (method, values) in enumerate(weights.items()):
+        size = np.abs(values)
+        mean, error = size.mean(0), 1.96 * size.std(0, ddof=1) / np.sqrt(len(size))
+        x = np.arange(values.shape[1]) + (k - (len(weights) - 1) / 2) * width
+        ax.bar(x, mean, width, color=COLOURS[method], alpha=0.85, label=label(method), yerr=error, error_kw={"linewidth": 0.7, "ecolor": "black"})
+    ax.set(xlabel="feature", ylabel=ylabel, title=title)
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def by_size(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, everything: int) -> Axes:
+    """A final metric over the number of target images a class: a line a method through the means, 95 % t intervals over seeds.
+
+    rows: tidy rows with a column n_train; `everything` is where n_train = None (all images) stands on the axis.
+    """
+    chosen = rows[(rows.metric == metric) & (rows.epoch < 0)]
+    methods = list(dict.fromkeys(chosen.method))
+    for k, method in enumerate(methods):
+        part = chosen[chosen.method == method]
+        sizes = part.n_train.astype(float).fillna(everything)
+        intervals = {size: mean_interval(part.value[sizes == size]) for size in sorted(set(sizes))}
+        x = np.array(list(intervals)) * 1.04 ** (k - (len(methods) - 1) / 2)  # side by side, so that intervals stay readable
+        ax.plot(x, [i.mean for i in intervals.values()], color=COLOURS[method], marker=MARKERS[method], label=label(method))
+        ax.vlines(x, [i.low for i in intervals.values()], [i.high for i in intervals.values()], color=COLOURS[method], linewidth=1.5)
+    ticks = sorted(set(chosen.n_train.astype(float).fillna(everything)))
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="target images a class", ylabel=ylabel, title=title)
+    return ax
+
+
+def forest(differences: Mapping[str, object], ax: Axes, xlabel: str, title: str) -> Axes:
+    """Differences with their intervals, one a row; the vertical line is no difference. differences: name -> statistics.Interval."""
+    for row, interval in enumerate(differences.values()):
+        ax.plot(interval.mean, row, "o", color="black")
+        ax.plot([interval.low, interval.high], [row, row], color="black")
+    ax.axvline(0, color="grey", linewidth=1)
+    ax.set_yticks(range(len(differences)), list(differences))
+    ax.set_ylim(len(differences) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel=xlabel, title=title)
+    return ax
+
+
+def legend_below(figure: plt.Figure, ax: Axes) -> None:
+    """One legend for the whole figure, under it, from the entries of one of its axes."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
