@@ -55,7 +55,14 @@ def execute(notebook: Path, parameters: Mapping, folder: Path) -> Path:
     finished, partial = folder / notebook.name, folder / f"{notebook.stem}.partial.ipynb"
     os.environ["TQDM_DISABLE"] = "1"  # inherited by the kernel: bars inside it would end up in the outputs
     try:
-        papermill.execute_notebook(notebook, partial, dict(parameters), cwd=NOTEBOOKS, progress_bar={"desc": f"{notebook.stem:22}", "disable": False})
+        papermill.execute_notebook(
+            notebook,
+            partial,
+            dict(parameters),
+            cwd=NOTEBOOKS,
+            progress_bar={"desc": f"{notebook.stem:22}", "disable": False},
+            extra_arguments=["--IPKernelApp.log_level=40"],  # else every kernel warns that it listens on this machine's loopback
+        )
     except papermill.PapermillExecutionError as error:
         raise NotebookFailed(f"{notebook.stem} stopped: {error.ename}: {error.evalue} (its cells so far: {partial})") from error
     finally:

@@ -16,13 +16,28 @@ def main(arguments: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="execute the notebooks headless and write one HTML page of their figures and tables")
     run.add_argument("--dataset", choices=["digits", "cifar100"], help="images of notebooks 03 to 05 (default: digits, which needs no download)")
     run.add_argument("--notebook", metavar="05", help="only the notebook whose name starts so")
-    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter, as JSON or text; may be repeated")
-    run.add_argument("--out", type=Path, default=tasks.ROOT / "runs" / "latest", help="folder for executed notebooks and the page (default: runs/latest)")
+    run.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a notebook parameter, as JSON or text; may be repeated",
+    )
+    run.add_argument(
+        "--out", type=Path, default=tasks.ROOT / "runs" / "latest", help="folder for executed notebooks and the page (default: runs/latest)"
+    )
     run.set_defaults(call=_run)
 
     refresh = commands.add_parser("refresh", help="execute notebooks with their defaults and store the outputs in notebooks/")
     refresh.add_argument("--notebook", metavar="05")
     refresh.set_defaults(call=_refresh)
+
+    export = commands.add_parser("export", help="write the stored results, after training, as one CSV file")
+    export.add_argument("path", type=Path)
+    export.add_argument("--out", type=Path, default=tasks.ROOT / "runs", help="folder of results (default: runs)")
+    export.set_defaults(call=_export)
 
     data = commands.add_parser("data", help="data sets").add_subparsers(required=True)
     pack = data.add_parser("pack", help="write CIFAR-100 as one cifar100.npz for machines without a network")
@@ -62,6 +77,15 @@ def _refresh(options: argparse.Namespace) -> int:
 
     for path in batch.find(options.notebook):
         batch.refresh(path, tasks.ROOT / "runs" / "refresh")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from rtl_utils.results import Store
+
+    if not (options.out / "results.db").exists():
+        raise ValueError(f"{options.out} holds no results.db; name the folder that the notebooks' parameter `out` named")
+    print(f"Written: {Store(options.out).export(options.path)}")
     return 0
 
 

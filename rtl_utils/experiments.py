@@ -1,6 +1,7 @@
 """Experiments: a run is a record of one training; running a list of them trains what the store lacks and returns tidy rows."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from rtl_utils.paths import Path as TaskPath
 from rtl_utils.probing import ball_test
 from rtl_utils.results import FINAL, Store, run_key
 from rtl_utils.spurious import permute_features, plant_ball
-from rtl_utils.tasks import Task, load, standardise, synthetic
+from rtl_utils.tasks import Task, disjoint, load, standardise, synthetic
 from rtl_utils.training import History, Replica, Sgd, TrainingDiverged, example_loss, fit
 
 _MODULES = ("randomness", "tasks", "spurious", "models", "paths", "populations", "training", "methods", "probing", "experiments")
@@ -25,8 +26,9 @@ class Run:
     """One training, fully described. The field `target` is None for a backbone, which trains on the source.
 
     method: "backbone" or a name of METHODS; source_ball: the source class whose images carry a ball, None for a clean source;
-    target_ball: every training image of the target carries one; n_train: target images a class, None for all; source_sgd: how the
-    backbone was trained, None for the same as this run.
+    target_ball: every training image of the target carries one; n_train: target images a class, None for all; head: "shared", class k
+    of source and target is one output (the paper), or "disjoint", every class has its own; source_sgd: how the backbone was trained, None
+    for the same as this run.
     """
 
     dataset: str
@@ -37,6 +39,7 @@ class Run:
     source_ball: str | None = None
     target_ball: bool = False
     n_train: int | None = None
+    head: str = "shared"
     width: str | tuple[int, ...] = "small"
     taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     sgd: Sgd = Sgd()
@@ -49,7 +52,16 @@ class Run:
 
     def backbone(self) -> "Run":
         """The run that trains this run's backbone: the same source, seed and settings, whatever the target."""
-        return replace(self, method="backbone", target=None, target_ball=False, n_train=None, taus=CONSTANT.taus, sgd=self.source_sgd or self.sgd, source_sgd=None)
+        return replace(
+            self,
+            method="backbone",
+            target=None,
+            target_ball=False,
+            n_train=None,
+            taus=CONSTANT.taus,
+            sgd=self.source_sgd or self.sgd,
+            source_sgd=None,
+        )
 
 
 def run(runs: Sequence[Run], store: Store, device: str = "cpu") -> pd.DataFrame:
@@ -79,7 +91,7 @@ def network(run: Run, store: Store) -> Net:
 
 def tasks(run: Run) -> tuple[Task, Task]:
     """Source and target of a run, planted and standardised as it trains on them; for a backbone both are the source."""
-    return _tasks(run.dataset, run.source, run.target, run.seed, run.source_ball, run.target_ball, run.n_train)
+    return _tasks(run.dataset, run.source, run.target, run.seed, run.source_ball, run.target_ball, run.n_train, run.head)
 
 
 def code() -> list[Path]:
@@ -105,7 +117,14 @@ def _needs_backbone(run: Run) -> bool:
 
 def _missing(runs: Sequence[Run], store: Store) -> list[Run]:
     done = store.status(run.key for run in runs)
-    nets_lost = [r for r in runs if r.method == "backbone" and r.key in done and done[r.key][0] == "done" and not store.load_weights(r.key, build(tasks(r)[1], r.width, r.seed))]
+    nets_lost = [
+        r
+        for r in runs
+        if r.method == "backbone"
+        and r.key in done
+        and done[r.key][0] == "done"
+        and not store.load_weights(r.key, build(tasks(r)[1], r.width, r.seed))
+    ]
     return [r for r in runs if r.key not in done or r in nets_lost]
 
 
@@ -117,10 +136,8 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
         store.save_weights(r.key, net.cpu())
         store.save(r.key, asdict(r), _rows(r, net, history), history.diverged)
 
-    try:
+    with suppress(TrainingDiverged):  # stored as diverged by `done`
         fit([replica for _, replica in plans], device=device, on_done=done, label=label)
-    except TrainingDiverged:
-        pass  # stored as diverged by `done`
 
 
 def _plan(run: Run, store: Store) -> tuple[Net, Replica]:
@@ -138,23 +155,27 @@ def _key(run: Run) -> str:
 
 
 @lru_cache(maxsize=64)  # runs on the same data share its tensors
-def _tasks(dataset: str, source: str, target: str | None, seed: int, source_ball: str | None, target_ball: bool, n_train: int | None) -> tuple[Task, Task]:
-    source_task = load(dataset, source, seed)
+def _tasks(
+    dataset: str, source: str, target: str | None, seed: int, source_ball: str | None, target_ball: bool, n_train: int | None, head: str
+) -> tuple[Task, Task]:
+    start = load(dataset, source, seed)
     if source_ball is not None:
-        source_task = plant_ball(source_task, (source_ball,), seed)
-    if target is None:
-        return source_task, source_task
-    if dataset == "synthetic":
-        return source_task, synthetic_views(seed)["permuted"]
-    target_task = load(dataset, target, seed, n_train)
-    return source_task, plant_ball(target_task, "all", seed) if target_ball else target_task
+        start = plant_ball(start, (source_ball,), seed)
+    if dataset == "synthetic" and target is not None:
+        return start, synthetic_views(seed)["permuted"]
+    end = start if target is None else load(dataset, target, seed, n_train)
+    if target_ball:
+        end = plant_ball(end, "all", seed)
+    if head == "disjoint":
+        start, end = disjoint(start, end)
+    return start, start if target is None else end
 
 
 def _rows(run: Run, net: Net, history: History) -> list[tuple[str, int, float]]:
-    """Every epoch's history, then what is measured after training."""
+    """Every epoch's history, then what is measured after training; a run that diverged has nothing to measure."""
     series = ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length")
     rows = [(metric, epoch, value) for metric in series for epoch, value in enumerate(getattr(history, metric))]
-    return rows + [(metric, FINAL, value) for metric, value in measure(run, net).items()]
+    return rows if history.diverged else rows + [(metric, FINAL, value) for metric, value in measure(run, net).items()]
 
 
 def measure(run: Run, net: Net) -> dict[str, float]:
@@ -176,7 +197,6 @@ def measure(run: Run, net: Net) -> dict[str, float]:
             task = synthetic_views(run.seed)[view]
             values[f"{view}_loss"] = float(example_loss(predict(net, task.x_val), task.y_val).mean())
     if run.source_ball is not None:
-        source, _ = tasks(run)
-        clean = load(run.dataset, run.target or run.source, run.seed)
+        source, clean = tasks(replace(run, source_ball=None, target_ball=False))
         values |= ball_test(net, clean, plant_ball(clean, "all", run.seed, splits=("val",)), source.class_index(run.source_ball))
     return values

@@ -22,6 +22,15 @@ class Net(nn.Module):
         self.body = nn.ModuleList(stages)
         self.head = head
         self.dropout = tuple(dropout)  # share of values set to 0 after each stage
+        self.still_statistics = False  # True: BatchNorm uses and keeps its running statistics, in training too
+
+    def train(self, mode: bool = True) -> "Net":
+        super().train(mode)
+        if self.still_statistics:
+            for module in self.body.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def features(self, x: Tensor, masks: Iterable[Tensor] = ()) -> Tensor:
         """(n, ...) inputs to (n, d) features; masks: one for each stage that has dropout, or none to leave dropout out."""

@@ -53,7 +53,7 @@ class Grid:
 
     def __post_init__(self):
         rising = all(a < b for a, b in zip(self.taus, self.taus[1:], strict=False))
-        if not self.taus or not rising or not 0 <= self.taus[0] or self.taus[-1] != 1:
+        if not self.taus or not rising or self.taus[0] < 0 or self.taus[-1] != 1:
             raise ValueError(f"taus must rise within [0, 1] and end at 1 (0 is the source task, 1 the target); got {list(self.taus)}")
 
     def tau(self, epoch: int, epochs: int) -> float:
@@ -140,7 +140,9 @@ def _check_ends(source: Task, target: Task) -> None:
         raise ValueError(f"source and target must differ; both are {target.name!r}")
     ends = [(tuple(t.x_train.shape[1:]), t.outputs) for t in (source, target)]
     if ends[0] != ends[1]:
-        raise ValueError(f"source {source.name!r} and target {target.name!r} must share input shape and number of outputs; got {ends[0]} and {ends[1]}")
+        raise ValueError(
+            f"source {source.name!r} and target {target.name!r} must share input shape and number of outputs; got {ends[0]} and {ends[1]}"
+        )
 
 
 def check_taus(taus: Sequence[float], epochs: int) -> Grid:

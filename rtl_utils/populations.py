@@ -12,11 +12,12 @@ from torch.func import functional_call, stack_module_state
 
 
 class Single:
-    """One network (r = 1). Its parameters become views into `weights`, so that an update of `weights` is an update of the network."""
+    """One network (r = 1). Its trainable parameters become views into `weights`, so that an update of `weights` is an update of the network."""
 
     def __init__(self, nets: Sequence[nn.Module]):
         (self.net,) = nets
-        self.weights, self.gradient = _flatten([list(self.net.parameters())], list(self.net.parameters()))
+        trainable = [p for p in self.net.parameters() if p.requires_grad]
+        self.weights, self.gradient = _flatten([trainable], trainable)
 
     def __call__(self, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         """(1, n, ...) inputs to (1, n, k) outputs."""
@@ -25,12 +26,22 @@ class Single:
     def train(self, mode: bool) -> None:
         self.net.train(mode)
 
+    def snapshot(self) -> list[Tensor]:
+        """Copies of weights and buffers, for `restore`."""
+        return [self.weights.clone(), *(buffer.clone() for buffer in self.net.buffers())]
+
+    @torch.no_grad()
+    def restore(self, snapshot: list[Tensor], replica: int) -> None:
+        """Put one replica back to where it was."""
+        for now, then in zip([self.weights, *self.net.buffers()], snapshot, strict=True):
+            now.copy_(then)
+
     def write_back(self) -> None:
         """The networks get the trained weights; here they already have them."""
 
 
 class Stacked:
-    """r networks as one batched program: one call of `vmap` over stacked weights and buffers."""
+    """r networks, all of whose parameters are trained, as one batched program: one call of `vmap` over stacked weights and buffers."""
 
     def __init__(self, nets: Sequence[nn.Module]):
         self.nets = nets
@@ -53,6 +64,16 @@ class Stacked:
 
     def train(self, mode: bool) -> None:
         self.base.train(mode)
+
+    def snapshot(self) -> list[Tensor]:
+        """Copies of weights and buffers, for `restore`."""
+        return [self.weights.clone(), *(buffer.clone() for buffer in self.buffers.values())]
+
+    @torch.no_grad()
+    def restore(self, snapshot: list[Tensor], replica: int) -> None:
+        """Put one replica back to where it was."""
+        for now, then in zip([self.weights, *self.buffers.values()], snapshot, strict=True):
+            now[replica] = then[replica]
 
     @torch.no_grad()
     def write_back(self) -> None:

@@ -25,7 +25,9 @@ def write_page(notebooks: Sequence[Path], path: Path, title: str) -> Path:
     parts = [(notebook, _body(notebook)) for notebook in notebooks]
     links = "".join(f'<a href="#{notebook.stem}">{html.escape(notebook.stem)}</a>' for notebook, _ in parts)
     body = "".join(f'<section id="{notebook.stem}">{text}</section>' for notebook, text in parts)
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
     page += f"<style>{_STYLE}</style><p><strong>{html.escape(title)}</strong></p><nav>{links}</nav>{body}</html>"
     temporary = path.with_suffix(".partial")
     temporary.write_text(page, encoding="utf-8")

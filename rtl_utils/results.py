@@ -75,6 +75,17 @@ class Store:
         specs = pd.DataFrame([{"run": row["run"], "status": row["status"], **row["spec"]} for row in runs])
         return specs.merge(values, on="run") if len(specs) else pd.DataFrame(columns=["run", "status", "metric", "epoch", "value"])
 
+    def export(self, path: Path) -> Path:
+        """Write every run's values after training as one CSV file, sorted, the spec's records spread over columns; returns the path."""
+        with self.engine.connect() as connection:
+            keys = connection.execute(select(RUNS.c.run)).scalars().all()
+        frame = self.frame(keys)
+        last = frame.groupby(["run", "metric"]).epoch.transform("max")
+        frame = frame[(frame.epoch == FINAL) | ((frame.metric == "length") & (frame.epoch == last))].assign(epoch=FINAL)
+        flat = pd.concat([frame.drop(columns=["sgd", "source_sgd", "taus"]), pd.json_normalize(frame.sgd).set_index(frame.index)], axis=1)
+        flat.sort_values(["dataset", "source", "target", "method", "seed", "run", "metric"]).to_csv(path, index=False, float_format="%.6g")
+        return path
+
     def save_weights(self, key: str, net: torch.nn.Module) -> None:
         """Keep a network's weights under the run's key; the file appears whole or not at all."""
         path = self._weights(key)

@@ -71,7 +71,16 @@ class Settings:
         return self.ball_class or load(self.dataset, source, self.seeds[0]).class_names[-1]
 
 
-_DEFAULT_VALUES = {"source": None, "target": None, "n_train": None, "ball_class": None, "points": 100, "width": None, "epochs": None, "source_epochs": None}
+_DEFAULT_VALUES = {
+    "source": None,
+    "target": None,
+    "n_train": None,
+    "ball_class": None,
+    "points": 100,
+    "width": None,
+    "epochs": None,
+    "source_epochs": None,
+}
 _PARAMETERS = ("dataset", "seeds", "taus", "batch_size", "lr", "momentum", "device", "out", *_DEFAULT_VALUES)
 _OF_THE_KERNEL = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 
@@ -85,7 +94,9 @@ def check(namespace: Mapping, datasets: Sequence[str] = ("digits", "cifar100")) 
     given = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
     unknown = sorted(set(given) - set(_PARAMETERS))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)} is not a parameter of this notebook; it has {', '.join(name for name in _PARAMETERS if name in given)}")
+        raise ValueError(
+            f"{', '.join(unknown)} is not a parameter of this notebook; it has {', '.join(name for name in _PARAMETERS if name in given)}"
+        )
     dataset = given["dataset"]
     if dataset not in datasets:
         raise ValueError(f"dataset must be one of {', '.join(datasets)} here; got {dataset!r}")
@@ -129,7 +140,8 @@ def _try_out(settings: Settings) -> None:
         for n_train in settings.n_train:
             task = load(settings.dataset, target, settings.seeds[0], n_train)
             if settings.sgd.batch_size > len(task.y_train):
-                raise ValueError(f"batch_size must be at most the {len(task.y_train)} training examples of {target!r} at n_train = {n_train}; got {settings.sgd.batch_size}")
+                have = f"{len(task.y_train)} training examples of {target!r} at n_train = {n_train}"
+                raise ValueError(f"batch_size must be at most the {have}; got {settings.sgd.batch_size}")
         if settings.ball_class is not None:
             load(settings.dataset, source, settings.seeds[0]).class_index(settings.ball_class)
     build(task, settings.width, seed=0)

@@ -35,7 +35,9 @@ def plant_ball(task: Task, classes: str | tuple[str, ...], seed: int, splits: tu
     Raises ValueError for a task without images or a class that it lacks.
     """
     if task.x_train.ndim != 4:
-        raise ValueError(f"a ball can be planted into images only; task {task.name!r} of {task.dataset} has {task.x_train.ndim - 1}-dimensional inputs")
+        raise ValueError(
+            f"a ball can be planted into images only; task {task.name!r} of {task.dataset} has {task.x_train.ndim - 1}-dimensional inputs"
+        )
     labels = range(task.outputs) if classes == "all" else [task.class_index(name) for name in ((classes,) if isinstance(classes, str) else classes)]
     planted = {}
     for split in splits:

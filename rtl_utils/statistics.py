@@ -47,11 +47,13 @@ def summary(rows: pd.DataFrame, metrics: Mapping[str, tuple[str, float, int]], b
     rows: tidy rows; metrics: name -> (heading, factor to its unit, digits); by: columns that name a group, kept in their order.
     """
     final = rows[rows.epoch < 0]
-    groups = {key: part for key, part in final.groupby(list(by), sort=False, dropna=False)}
+    groups = dict(list(final.groupby(list(by), sort=False, dropna=False)))
     table = {}
     for key, part in groups.items():
         values = {metric: part.value[part.metric == metric] for metric in metrics}
-        table[key] = {heading: mean_interval(values[m]).text(digits, factor) if len(values[m]) else "" for m, (heading, factor, digits) in metrics.items()}
+        table[key] = {
+            heading: mean_interval(values[m]).text(digits, factor) if len(values[m]) else "" for m, (heading, factor, digits) in metrics.items()
+        }
     frame = pd.DataFrame.from_dict(table, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=by) if len(by) > 1 else pd.Index([k[0] for k in groups], name=by[0])
     return frame

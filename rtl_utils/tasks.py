@@ -120,6 +120,12 @@ def subset(task: Task, n_train: int, seed: int) -> Task:
     return replace(task, x_train=task.x_train[rows], y_train=task.y_train[rows])
 
 
+def disjoint(source: Task, target: Task) -> tuple[Task, Task]:
+    """Both tasks with one head for all classes: the source's labels first, then the target's (Gao & Chaudhari 2021)."""
+    names, shift = source.class_names + target.class_names, len(source.class_names)
+    return replace(source, class_names=names), replace(target, class_names=names, y_train=target.y_train + shift, y_val=target.y_val + shift)
+
+
 # --- synthetic regression -------------------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +238,13 @@ def cifar100_arrays() -> dict[str, np.ndarray]:
         ) from error
 
 
-_LAYOUT = {"train_images": (None, 32, 32, 3), "train_labels": (None,), "test_images": (None, 32, 32, 3), "test_labels": (None,), "class_names": (100,)}
+_LAYOUT = {
+    "train_images": (None, 32, 32, 3),
+    "train_labels": (None,),
+    "test_images": (None, 32, 32, 3),
+    "test_labels": (None,),
+    "class_names": (100,),
+}
 
 
 @lru_cache(maxsize=1)  # unpacking takes a second; a changed file has another time of change
@@ -246,11 +258,14 @@ def _read_npz(path: Path, _changed: int) -> dict[str, np.ndarray]:
         found = arrays[name].shape
         wrong_shape = len(found) != len(shape) or any(want not in (None, got) for want, got in zip(shape, found, strict=True))
         if wrong_shape or (name != "class_names" and arrays[name].dtype != np.uint8):
-            raise ValueError(f"{path}: array {name!r} must be uint8 (text for class_names) of shape {shape}; got {arrays[name].dtype} {found}; make it again with `rtl data pack`")
+            rule = f"array {name!r} must be uint8 (text for class_names) of shape {shape}"
+            raise ValueError(f"{path}: {rule}; got {arrays[name].dtype} {found}; make the file again with `rtl data pack`")
     for part in ("train", "test"):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         if len(images) != len(labels) or labels.max(initial=0) > 99:
-            raise ValueError(f"{path}: {len(images)} {part} images, {len(labels)} labels up to {labels.max(initial=0)}; they must match, with labels 0 to 99")
+            raise ValueError(
+                f"{path}: {len(images)} {part} images, {len(labels)} labels up to {labels.max(initial=0)}; they must match, with labels 0 to 99"
+            )
     missing = sorted({c for group in SUPERCLASSES.values() for c in group} - {str(c) for c in arrays["class_names"]})
     if missing:
         raise ValueError(f"{path}: class_names lacks {', '.join(missing[:3])}; make the file again with `rtl data pack`")

@@ -3,9 +3,12 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 
 import torch
+from loky import get_reusable_executor
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -66,7 +69,9 @@ class Replica:
 
     def __post_init__(self):
         if self.sgd.batch_size > len(self.path):
-            raise ValueError(f"batch_size must be at most the {len(self.path)} training examples of {self.path.target.name!r}; got {self.sgd.batch_size}")
+            raise ValueError(
+                f"batch_size must be at most the {len(self.path)} training examples of {self.path.target.name!r}; got {self.sgd.batch_size}"
+            )
         if self.path.source is None and self.schedule.taus != (1.0,):
             raise ValueError(f"a path without a source is the target alone, so taus must be [1]; got {list(self.schedule.taus)}")
 
@@ -76,8 +81,8 @@ class History:
     """What happened in each epoch; every list has one value an epoch. A run that diverged has the epochs before it.
 
     tau: the task trained on; train_loss, train_accuracy: over the mini-batches as they came, on p_tau; val_loss, val_accuracy: on the
-    target's validation data, its first 1,000 examples (accuracies are NaN for a regression); length: the weight trajectory so far, sum over steps of |dw|
-    (2-norm over all trainable weights), the paper's fine-tuning distance (section 4.2).
+    target's validation data, its first 1,000 examples (accuracies are NaN for a regression); length: the weight trajectory so far, the
+    sum over steps of |dw| (2-norm over all trainable weights), the paper's fine-tuning distance (section 4.2).
     """
 
     tau: list[float] = field(default_factory=list)
@@ -121,18 +126,16 @@ def fit(
         if on_done:
             on_done(row, history)
 
-    stacks, others = _strategies(replicas)
-    for rows in stacks:
-        group = [replicas[row] for row in rows]
-        for row, history in zip(rows, _train(group, Stacked, device, on_epoch, f"{label} x {len(rows)}"), strict=True):
-            done(row, history)
-    if len(others) == 1 or device != "cpu":
-        for row in others:
-            done(row, _train([replicas[row]], Single, device, on_epoch, label)[0])
-    elif others:
-        if on_epoch:
-            raise ValueError("on_epoch needs networks that train in this process; fit the CNNs one at a time")
-        _train_in_processes(replicas, others, done, label)
+    jobs = _strategies(replicas, 1 if on_epoch or device != "cpu" else usable_cores())
+    if device != "cpu" or len(jobs) <= 1:
+        for rows, program in jobs:
+            trained = _train([replicas[row] for row in rows], program, device, on_epoch, f"{label} x {len(rows)}" if len(rows) > 1 else label)
+            for row, history in zip(rows, trained, strict=True):
+                done(row, history)
+    elif on_epoch:
+        raise ValueError("on_epoch needs networks that train in this process: one CNN, or MLPs of one shape")
+    else:
+        _train_in_processes(replicas, jobs, done, label)
     if len(replicas) == 1 and histories[0].diverged:
         raise TrainingDiverged(histories[0])
     return histories
@@ -146,21 +149,22 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} is not there; this machine has {there}")
 
 
-def _strategies(replicas: Sequence[Replica]) -> tuple[list[list[int]], list[int]]:
-    """Which replicas train as stacks, and which one by one: decided here alone, by what was measured (docs/performance.md).
+def _strategies(replicas: Sequence[Replica], parts: int) -> list[tuple[list[int], type]]:
+    """Which replicas train together, as which program: decided here alone, by what was measured (docs/performance.md).
 
-    On a CPU stacked matrix products are faster than single ones, stacked convolutions slower: nets without convolutions of one
-    shape and size of data are stacked, CNNs are spread over processes.
+    On a CPU stacked matrix products are faster than single ones, stacked convolutions slower. So nets without convolutions that share
+    a shape and a size of data are stacked, in as many parts as there are cores, and every CNN is a job of its own.
     """
+    jobs: list[tuple[list[int], type]] = []
     stacks: dict[tuple, list[int]] = {}
-    others = []
     for row, replica in enumerate(replicas):
-        if any(isinstance(module, torch.nn.Conv2d) for module in replica.net.modules()):
-            others.append(row)
+        partly_frozen = not all(p.requires_grad for p in replica.net.parameters())
+        if partly_frozen or any(isinstance(module, torch.nn.Conv2d) for module in replica.net.modules()):
+            jobs.append(([row], Single))
         else:
             kind = str(replica.net), replace(replica.sgd, lr=1.0), len(replica.path), replica.path.target.x_val.shape
             stacks.setdefault(kind, []).append(row)
-    return list(stacks.values()), others
+    return jobs + [(rows[part::parts], Stacked) for rows in stacks.values() for part in range(min(parts, len(rows)))]
 
 
 def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=None, label: str | None = None) -> list[History]:
@@ -175,10 +179,10 @@ def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=N
     histories = [History() for _ in group]
     lr = torch.tensor([[replica.sgd.lr] for replica in group], dtype=program.weights.dtype, device=device)
     steps = math.ceil(len(paths[0]) / sgd.batch_size)
-    first = next(group[0].net.parameters()).numel()  # the first layer's weights lie first in `program.weights`
+    first = next(p for p in group[0].net.parameters() if p.requires_grad).numel()  # the first layer's weights lie first in `program.weights`
     epochs = range(sgd.epochs) if label is None else tqdm(range(sgd.epochs), desc=label, unit="epoch", leave=False)
     for epoch in epochs:
-        before = program.weights.clone()
+        before = program.snapshot()
         taus = [replica.schedule.tau(epoch, sgd.epochs) for replica in group]
         losses, right, seen = [], 0, 0
         program.train(True)
@@ -203,13 +207,11 @@ def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=N
         for r, history in enumerate(histories):
             if history.diverged is None and not losses[:, r].isfinite().all():
                 bad = int((~losses[:, r].isfinite()).nonzero()[0, 0])
-                history.diverged = (
-                    f"the loss is not finite at epoch {epoch}, step {bad}, tau = {taus[r]:g}, learning rate {group[r].sgd.lr:g}, seed {group[r].seed}; lower the learning rate"
-                )
+                where = f"epoch {epoch}, step {bad}, tau = {taus[r]:g}, learning rate {group[r].sgd.lr:g}, seed {group[r].seed}"
+                history.diverged = f"the loss is not finite at {where}; lower the learning rate"
             if history.diverged is not None:
-                with torch.no_grad():  # frozen where it was last sound; the others go on
-                    program.weights[r] = before[r]
-                    velocity[r] = 0
+                program.restore(before, r)  # frozen where it was last sound; the others go on
+                velocity[r] = 0
                 continue
             regression = paths[r].target.is_regression
             history.tau.append(taus[r])
@@ -233,7 +235,9 @@ def example_loss(output: Tensor, y: Tensor) -> Tensor:
     return -(y * output.log_softmax(-1)).sum(-1)
 
 
-def _batches(group: Sequence[Replica], paths: Sequence[Path], taus: Sequence[float], epoch: int, size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+def _batches(
+    group: Sequence[Replica], paths: Sequence[Path], taus: Sequence[float], epoch: int, size: int, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Mini-batches of one epoch: (r, n, ...) inputs, (r, n, k) soft labels and dropout masks."""
     draws = [path.draw(tau, replica.seed, epoch) for path, tau, replica in zip(paths, taus, group, strict=True)]
     noise = [generator(replica.seed, "dropout", epoch) for replica in group]
@@ -274,42 +278,39 @@ def _validate(program: Single | Stacked, paths: Sequence[Path], size: int = 125)
     return loss / n, right / n
 
 
-# --- processes: CNNs on a CPU -----------------------------------------------------------------------------------------------------------
+# --- processes ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _train_in_processes(replicas: Sequence[Replica], rows: Sequence[int], done: Callable[[int, History], None], label: str) -> None:
-    """Train each replica in a process of one thread, as many at a time as there are cores; one whose process dies is trained again."""
-    from concurrent.futures import as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    from loky import get_reusable_executor
-
-    waiting, attempts = set(rows), 3
-    with tqdm(total=len(rows), desc=label, unit="run") as bar:
+def _train_in_processes(
+    replicas: Sequence[Replica], jobs: Sequence[tuple[list[int], type]], done: Callable[[int, History], None], label: str
+) -> None:
+    """Train each job in a process of one thread, as many at a time as there are cores; one whose process dies is trained again."""
+    waiting, attempts = list(jobs), 3
+    with tqdm(total=sum(len(rows) for rows, _ in jobs), desc=label, unit="run") as bar:
         for attempt in range(attempts):
-            executor = get_reusable_executor(max_workers=min(len(rows), usable_cores()), timeout=300, reuse=attempt == 0)
-            futures = {executor.submit(_train_alone, replicas[row]): row for row in sorted(waiting)}
+            executor = get_reusable_executor(max_workers=min(len(jobs), usable_cores()), timeout=300, reuse=attempt == 0)
+            futures = {executor.submit(_train_apart, [replicas[row] for row in rows], program): (rows, program) for rows, program in waiting}
             try:
                 for future in as_completed(futures):
-                    row = futures[future]
-                    state, history = future.result()
-                    replicas[row].net.load_state_dict(state)
-                    replicas[row].net.eval()
-                    done(row, history)
-                    waiting.discard(row)
-                    bar.update()
+                    rows, _ = job = futures[future]
+                    for row, (state, history) in zip(rows, future.result(), strict=True):
+                        replicas[row].net.load_state_dict(state)
+                        replicas[row].net.eval()
+                        done(row, history)
+                    waiting.remove(job)
+                    bar.update(len(rows))
                 return
             except BrokenProcessPool:
                 if attempt == attempts - 1:
                     raise
-                bar.write(f"a worker process died; {len(waiting)} trainings start again")
+                bar.write(f"a worker process died; {sum(len(rows) for rows, _ in waiting)} trainings start again")
 
 
-def _train_alone(replica: Replica) -> tuple[dict[str, Tensor], History]:
+def _train_apart(group: Sequence[Replica], program: type) -> list[tuple[dict[str, Tensor], History]]:
     torch.set_num_threads(1)  # at mini-batches of 16, two processes of one thread beat one of two
     torch.set_flush_denormal(True)
-    (history,) = _train([replica], Single, "cpu")
-    return replica.net.state_dict(), history
+    histories = _train(group, program, "cpu")
+    return [(replica.net.state_dict(), history) for replica, history in zip(group, histories, strict=True)]
 
 
 def usable_cores() -> int:

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import nn
+
+from rtl_utils.models import Net, build, convnet, mlp, parameter_count, predict, predict_features
+from rtl_utils.tasks import as_float
+
+
+@pytest.mark.parametrize("width", ["plain", "batchnorm"])
+def test_mlp_has_six_layers_and_92001_parameters(width):
+    net = mlp(width)
+    assert parameter_count(net) == 92_001
+    assert sum(isinstance(m, nn.Linear) for m in net.modules()) == 6
+    assert any(isinstance(m, nn.BatchNorm1d) for m in net.modules()) == (width == "batchnorm")
+
+
+@pytest.mark.parametrize("width", ["small", "paper", (4, 5, 6, 7)])
+@pytest.mark.parametrize("side", [16, 32])
+def test_convnet_has_nine_convolutions_and_one_linear_layer(width, side):
+    net = convnet(width)
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert [c.kernel_size for c in convolutions] == [(3, 3)] * 9
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) == 9
+    assert [m for m in net.modules() if isinstance(m, nn.Linear)] == [net.head]
+    assert net(torch.zeros(2, 3, side, side)).shape == (2, 5)
+
+
+def test_convnet_channels_are_the_widths():
+    channels = {width: [m.out_channels for m in convnet(width).modules() if isinstance(m, nn.Conv2d)] for width in ("small", "paper", (4, 5, 6, 7))}
+    assert channels["small"] == [16, 16, 32, 32, 64, 64, 128, 128, 128]
+    assert channels["paper"] == [96, 96, 96, 192, 192, 192, 192, 192, 192]
+    assert channels[4, 5, 6, 7] == [4, 4, 5, 5, 6, 6, 7, 7, 7]
+
+
+def test_build_leaves_the_global_random_state_alone(pictures, table):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    build(pictures(), "small", seed=1)
+    build(table(), "plain", seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(pictures):
+    a, b, c = (build(pictures(), (4, 4, 4, 4), seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["head.weight"], c["head.weight"])
+
+
+@pytest.mark.parametrize("width", ["large", "plain", (1, 2, 3), (0, 1, 1, 1), (1, 1, 1, 1.5), ()])
+def test_unknown_cnn_width_is_refused(pictures, width):
+    with pytest.raises(ValueError, match="width") as error:
+        build(pictures(), width, seed=0)
+    assert repr(width) in str(error.value)
+
+
+@pytest.mark.parametrize("width", ["small", "", (4, 4, 4, 4)])
+def test_unknown_mlp_width_is_refused(table, width):
+    with pytest.raises(ValueError, match="width"):
+        build(table(), width, seed=0)
+
+
+def test_masks_stand_for_dropout():
+    net = Net([nn.Identity(), nn.Identity()], (0.0, 0.5), nn.Linear(3, 1))
+    x, mask = torch.ones(2, 3), torch.tensor([[0.0, 2, 0], [2, 2, 0]])
+    assert torch.equal(net.features(x, [mask]), mask)
+    assert torch.equal(net.features(x), x)
+    assert net.mask_shapes(x) == [(0.5, torch.Size([3]))]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_predict_is_evaluation_mode_on_normalised_pixels_whatever_the_size(pictures, size):
+    task, net = pictures(), convnet((4, 4, 4, 4))
+    net(as_float(task.x_train))  # BatchNorm statistics other than 0 and 1
+    statistics = {name: b.clone() for name, b in net.named_buffers()}
+    output, features = predict(net, task.x_val, size), predict_features(net, task.x_val, size)
+    torch.testing.assert_close(output, net.eval()(as_float(task.x_val)).detach())
+    torch.testing.assert_close(output, net.head(features).detach())
+    assert all(torch.equal(b, statistics[name]) for name, b in net.named_buffers())

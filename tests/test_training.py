@@ -1,0 +1,404 @@
+import copy
+import math
+import os
+import signal
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from rtl_utils.models import Net, build, mlp
+from rtl_utils.paths import CONSTANT, Grid, Path, soft_labels
+from rtl_utils.populations import Single, Stacked
+from rtl_utils.tasks import as_float
+from rtl_utils.training import Replica, Sgd, TrainingDiverged, _train, example_loss, fit
+
+FAST = Sgd(lr=0.05, epochs=2, batch_size=8)
+
+
+@pytest.fixture
+def cnn(pictures):
+    """Makes a replica with a tiny ten-layer CNN on small pictures, from source to target."""
+
+    def make(seed: int = 0, sgd: Sgd = FAST, grid: Grid = Grid((0.5, 1.0)), double: bool = False) -> Replica:
+        net = build(pictures(), (4, 4, 4, 4), seed)
+        return Replica(net.double() if double else net, Path(pictures("target", 2), pictures("source", 1)), grid, seed, sgd)
+
+    return make
+
+
+@pytest.fixture
+def perceptron(table):
+    """Makes a replica with the paper's MLP in float64, so that only the order of sums can differ."""
+
+    def make(seed: int = 0, sgd: Sgd = FAST, width: str = "plain", grid: Grid = Grid((0.5, 1.0))) -> Replica:
+        net = build(table(), width, seed).double()
+        return Replica(net, Path(table("target", seed), table("source", seed + 50)), grid, seed, sgd)
+
+    return make
+
+
+def state(replica):
+    return {name: value.clone() for name, value in replica.net.state_dict().items()}
+
+
+def assert_close(a, b, tolerance=1e-9):
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
+
+
+def assert_alike(history, other, tolerance=1e-9):
+    for name in ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length"):
+        torch.testing.assert_close(getattr(history, name), getattr(other, name), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+# --- what a training is -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cnn", "perceptron"])
+def test_ut_at_tau_one_is_fine_tuning(kind, request):
+    ut = request.getfixturevalue(kind)(grid=Grid((1.0,)))
+    ft = Replica(copy.deepcopy(ut.net), Path(ut.path.target), CONSTANT, ut.seed, ut.sgd)
+    (ut_history,), (ft_history,) = fit([ut]), fit([ft])
+    assert_close(state(ut), state(ft), tolerance=0)
+    assert_alike(ut_history, ft_history, tolerance=0)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "perceptron"])
+def test_same_seed_same_bits_other_seed_other_weights(kind, request):
+    make = request.getfixturevalue(kind)
+    a, b, other = make(), make(), make()
+    other.seed = 1  # same first weights and data, another order
+    histories = [fit([replica])[0] for replica in (a, b, other)]
+    assert_close(state(a), state(b), tolerance=0)
+    assert_alike(histories[0], histories[1], tolerance=0)
+    assert not torch.equal(a.net.head.weight, other.net.head.weight)
+
+
+def test_global_random_state_and_mode_are_left_alone(cnn):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    replica = cnn()
+    fit([replica])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not replica.net.training
+
+
+def test_history_has_one_value_an_epoch(cnn):
+    (history,) = fit([cnn(sgd=Sgd(epochs=4, batch_size=8))])
+    assert history.tau == [0.5, 0.5, 1, 1]
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "length"):
+        values = getattr(history, name)
+        assert len(values) == 4 and all(math.isfinite(v) for v in values)
+    assert all(0 <= v <= 1 for v in history.train_accuracy + history.val_accuracy)
+    assert history.length == sorted(history.length) and history.length[0] > 0
+    assert history.diverged is None
+
+
+def test_validation_is_on_the_target_in_evaluation_mode(cnn):
+    replica = cnn()
+    (history,) = fit([replica])
+    task = replica.path.target
+    with torch.no_grad():
+        output = replica.net(as_float(task.x_val))
+    assert history.val_accuracy[-1] == pytest.approx(float((output.argmax(1) == task.y_val).float().mean()))
+    assert history.val_loss[-1] == pytest.approx(float(nn.functional.cross_entropy(output, task.y_val)), rel=1e-5)
+
+
+def test_regression_has_no_accuracy(perceptron):
+    (history,) = fit([perceptron()])
+    assert all(math.isnan(v) for v in history.train_accuracy + history.val_accuracy)
+
+
+def test_example_loss_is_pytorchs():
+    draw = torch.Generator().manual_seed(0)
+    output, y = torch.randn(6, 5, generator=draw), torch.rand(6, 5, generator=draw).softmax(1)
+    torch.testing.assert_close(example_loss(output, y), nn.functional.cross_entropy(output, y, reduction="none"))
+    torch.testing.assert_close(example_loss(output[:, :1], y[:, :1]), nn.functional.mse_loss(output[:, 0], y[:, 0], reduction="none"))
+
+
+def test_length_of_one_step_is_learning_rate_times_gradient(perceptron):
+    replica = perceptron(sgd=Sgd(lr=0.1, epochs=1, batch_size=24), grid=Grid((1.0,)))
+    task, net = replica.path.target, copy.deepcopy(replica.net)
+    nn.functional.mse_loss(net(task.x_train.double()), task.y_train.double()).backward()
+    gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+    (history,) = fit([replica])
+    assert history.length == pytest.approx([0.1 * float(gradient.norm())], rel=1e-6)
+    moved = nn.utils.parameters_to_vector(replica.net.parameters()).detach() - nn.utils.parameters_to_vector(net.parameters()).detach()
+    assert history.length == pytest.approx([float(moved.norm())], rel=1e-6)
+
+
+# cosine is compared without momentum: PyTorch multiplies the velocity by the rate, `Sgd` the gradient, the same where the rate stands still
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"weight_decay": 0.1}, {"cosine": True, "momentum": 0.0}, {"l1": 0.01}], ids=str)
+@pytest.mark.parametrize("kind", ["perceptron", "cnn"])
+def test_training_is_torchs_sgd(kind, settings, request):
+    sgd = Sgd(**{"lr": 0.02, "epochs": 4, "batch_size": 7, "momentum": 0.9, **settings})  # the last mini-batch is smaller
+    replica = request.getfixturevalue(kind)(sgd=sgd, **({"double": True} if kind == "cnn" else {}))
+    replica.net.dropout = (0.0,) * len(replica.net.dropout)  # dropout has draws of its own
+    net, path = copy.deepcopy(replica.net), replica.path
+    steps = sgd.epochs * math.ceil(len(path) / sgd.batch_size)
+    optimiser = torch.optim.SGD(net.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2 if sgd.cosine else 1.0)
+    length, losses = 0.0, []
+    net.train()
+    for epoch in range(sgd.epochs):
+        draw, total = path.draw(replica.schedule.tau(epoch, sgd.epochs), replica.seed, epoch), 0.0
+        for a in range(0, len(path), sgd.batch_size):
+            x, y = path.batch(draw, slice(a, a + sgd.batch_size))
+            output, y = net(x.double()), y.double()
+            loss = nn.functional.mse_loss(output, y) if y.shape[1] == 1 else nn.functional.cross_entropy(output, y)
+            total += float(loss.detach()) * len(x)
+            before = nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+            optimiser.zero_grad()
+            (loss + sgd.l1 * next(net.parameters()).abs().sum()).backward()
+            optimiser.step()
+            schedule.step()
+            length += float((nn.utils.parameters_to_vector(net.parameters()).detach() - before).norm())
+        losses.append(total / len(path))
+    (history,) = fit([replica])
+    assert_close(state(replica), net.state_dict(), tolerance=1e-8)
+    assert history.train_loss == pytest.approx(losses, rel=1e-8)
+    assert history.length[-1] == pytest.approx(length, rel=1e-8)
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean(table):
+    """A linear net with weights 1 on inputs 1: the first mini-batch's loss is the mean square of what dropout leaves."""
+    task = table(n=4_000)
+    ones = task.__class__("ones", "random", torch.ones(4_000, 5), torch.zeros(4_000, 1), torch.ones(4_000, 5), torch.zeros(4_000, 1))
+    net = Net([nn.Identity()], (0.2,), nn.Linear(5, 1, bias=False))
+    nn.init.constant_(net.head.weight, 1.0)
+    (history,) = fit([Replica(net, Path(ones), CONSTANT, 0, Sgd(lr=1e-12, epochs=1, batch_size=4_000))])
+    expected = 25 + 5 * 0.25  # mean 5 kept; each of five masks adds p / (1 - p) = 0.25 of variance
+    assert history.train_loss[0] == pytest.approx(expected, abs=1.2)  # five standard errors
+    assert history.val_loss[0] == pytest.approx(25)  # none in evaluation
+
+
+def test_all_replicas_of_one_seed_learn_the_same_examples_in_the_same_order(perceptron):
+    slow, fast = (perceptron(sgd=Sgd(lr=lr, epochs=1, batch_size=24)) for lr in (1e-9, 0.1))
+    (a,), (b,) = fit([slow]), fit([fast])
+    assert a.train_loss == pytest.approx(b.train_loss, rel=1e-6)  # one step: both saw the data before any change
+
+
+# --- populations ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_stack_of_cnns_equals_each_alone_dropout_included(cnn):
+    alone, stacked = ([cnn(seed, double=True) for seed in range(3)] for _ in range(2))
+    lone = [_train([replica], Single, "cpu")[0] for replica in alone]
+    together = _train(stacked, Stacked, "cpu")
+    for a, b, h, k in zip(alone, stacked, lone, together, strict=True):
+        assert_close(state(a), state(b), tolerance=1e-4)
+        assert_alike(h, k, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("width", ["plain", "batchnorm"])
+def test_population_of_mlps_equals_each_alone(perceptron, width):
+    rates = (0.01, 0.05, 0.002)  # replicas may differ in learning rate
+    alone, together = ([perceptron(seed, Sgd(lr=lr, epochs=3, batch_size=7), width) for seed, lr in enumerate(rates)] for _ in range(2))
+    lone, histories = [fit([replica])[0] for replica in alone], fit(together)
+    for a, b, h, k in zip(alone, together, lone, histories, strict=True):
+        assert_close(state(a), state(b))
+        assert_alike(h, k)
+    assert len({history.length[-1] for history in histories}) == 3
+
+
+def test_replicas_of_different_kinds_train_together(perceptron, cnn):
+    def group():
+        return [perceptron(0), cnn(1), perceptron(2, sgd=Sgd(lr=0.01, epochs=3, batch_size=5)), perceptron(3, width="batchnorm")]
+
+    seen, together, alone = [], group(), group()
+    histories = fit(together, on_done=lambda row, history: seen.append(row))
+    assert sorted(seen) == [0, 1, 2, 3]
+    for a, b, history in zip(alone, together, histories, strict=True):
+        assert_alike(fit([a])[0], history)
+        assert_close(state(a), state(b))
+
+
+def test_population_with_and_without_moving_statistics_equals_each_alone(perceptron):
+    def group():
+        replicas = [perceptron(seed, width="batchnorm") for seed in range(4)]
+        for replica in replicas[1:3]:
+            replica.net.still_statistics = True
+        return replicas
+
+    alone, together = group(), group()
+    histories = fit(together)
+    for a, b, history in zip(alone, together, histories, strict=True):
+        assert_alike(fit([a])[0], history)
+        assert_close(state(a), state(b))
+
+
+def test_still_statistics_stand_still_and_the_weights_move(cnn):
+    replica = cnn()
+    replica.net.still_statistics = True
+    before = state(replica)
+    fit([replica])
+    for name, value in state(replica).items():
+        still = any(part in name for part in ("running", "tracked"))
+        assert torch.equal(value, before[name]) == still, name
+
+
+def test_no_replicas_no_work():
+    assert fit([]) == []
+
+
+# --- divergence -------------------------------------------------------------------------------------------------------------------------
+
+EXPLODING = Sgd(lr=100, epochs=5, batch_size=8)
+
+
+@pytest.mark.parametrize("width", ["plain", "batchnorm"])
+@pytest.mark.parametrize("batch_size", [8, 24], ids=["three steps an epoch", "one step an epoch"])
+def test_diverging_replica_is_frozen_and_the_others_go_on(perceptron, width, batch_size):
+    rates = (0.01, 1e30, 0.02)
+    alone, together = ([perceptron(seed, Sgd(lr=lr, epochs=4, batch_size=batch_size), width) for seed, lr in enumerate(rates)] for _ in range(2))
+    histories = fit(together)
+    assert "learning rate 1e+30" in histories[1].diverged and "seed 1" in histories[1].diverged
+    assert all(value.isfinite().all() for value in state(together[1]).values())
+    assert all(math.isfinite(v) for v in histories[1].train_loss + histories[1].val_loss + histories[1].length)
+    for row in (0, 2):
+        assert_alike(fit([alone[row]])[0], histories[row])
+        assert_close(state(alone[row]), state(together[row]))
+
+
+def test_lone_divergence_raises_and_says_where(perceptron):
+    replica = perceptron(seed=7, sgd=EXPLODING, grid=Grid((0.5, 1.0)))
+    with pytest.raises(TrainingDiverged) as error:
+        fit([replica])
+    history = error.value.history
+    assert f"epoch {len(history.train_loss)}" in str(error.value)
+    for part in ("step", "tau = 0.5", "learning rate 100", "seed 7"):
+        assert part in str(error.value)
+    assert all(value.isfinite().all() for value in state(replica).values())
+
+
+def test_explosion_in_the_very_last_step_is_a_divergence(perceptron):
+    replica = perceptron(sgd=Sgd(lr=1e308, epochs=1, batch_size=24))
+    before = state(replica)
+    with pytest.raises(TrainingDiverged, match="epoch 0"):
+        fit([replica])
+    assert_close(state(replica), before, tolerance=0)
+
+
+def test_epochs_before_a_divergence_are_kept(perceptron):
+    calm, wild = perceptron(sgd=Sgd(lr=0.01, epochs=1, batch_size=8)), perceptron(sgd=Sgd(lr=0.01, epochs=3, batch_size=8))
+    (first,) = fit([calm])
+
+    def explode(replicas, histories):
+        with torch.no_grad():
+            replicas[0].path.target.x_train.fill_(float("inf"))
+
+    with pytest.raises(TrainingDiverged) as error:
+        fit([wild], on_epoch=explode)
+    history = error.value.history
+    assert "epoch 1, step 0" in str(error.value)
+    assert history.length == pytest.approx(first.length) and len(history.train_loss) == 1
+    assert_close(state(wild), state(calm))
+
+
+# --- processes --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_cnns_in_processes_equal_each_alone(cnn):
+    alone, together = ([cnn(seed) for seed in range(3)] for _ in range(2))
+    lone, histories = [fit([replica])[0] for replica in alone], fit(together)
+    for a, b, h, k in zip(alone, together, lone, histories, strict=True):
+        assert_close(state(a), state(b), tolerance=0)
+        assert_alike(h, k, tolerance=0)
+        assert not b.net.training
+
+
+def workers():
+    """The processes that train for this one."""
+    return [p for p in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(p.cmdline())]
+
+
+def test_killed_worker_is_survived(cnn):
+    sgd = Sgd(lr=0.05, epochs=8, batch_size=4)
+    alone, together = ([cnn(seed, sgd) for seed in range(5)] for _ in range(2))
+    killed, done = [], []
+
+    def kill_once(row, history):
+        done.append(row)
+        if not killed:  # the other trainings are in flight
+            killed.extend(p.pid for p in workers())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    histories = fit(together, on_done=kill_once)
+    assert killed and sorted(done) == [0, 1, 2, 3, 4]
+    for a, b, history in zip(alone, together, histories, strict=True):
+        assert_alike(fit([a])[0], history, tolerance=0)
+        assert_close(state(a), state(b), tolerance=0)
+
+
+# --- looking on, stopping, refusing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cnn", "perceptron"])
+def test_on_epoch_sees_the_history_and_may_stop(kind, request):
+    seen = []
+
+    def stop_at_two(replicas, histories):
+        seen.append((len(histories[0].train_loss), replicas[0].net.head.weight.detach().clone()))
+        return len(seen) == 2
+
+    replica = request.getfixturevalue(kind)(sgd=Sgd(epochs=5, batch_size=8))
+    (history,) = fit([replica], on_epoch=stop_at_two)
+    assert [epochs for epochs, _ in seen] == [1, 2] and len(history.train_loss) == 2
+    assert not torch.equal(seen[0][1], seen[1][1])  # it sees the weights of that epoch
+    assert torch.equal(seen[1][1], replica.net.head.weight)
+
+
+def test_on_epoch_with_nets_in_other_processes_is_refused_before_training(cnn, perceptron):
+    replicas = [perceptron(), cnn(0), cnn(1)]
+    before = [state(replica) for replica in replicas]
+    with pytest.raises(ValueError, match="on_epoch"):
+        fit(replicas, on_epoch=lambda replicas, histories: None)
+    for replica, old in zip(replicas, before, strict=True):
+        assert_close(state(replica), old, tolerance=0)
+
+
+def test_batch_larger_than_the_data_is_refused(pictures):
+    with pytest.raises(ValueError, match="batch_size must be at most the 20 training examples of 'target'; got 21"):
+        Replica(mlp(), Path(pictures()), CONSTANT, 0, Sgd(batch_size=21))
+
+
+def test_tau_below_one_without_a_source_is_refused(pictures):
+    with pytest.raises(ValueError, match=r"without a source.*got \[0.5, 1.0\]"):
+        Replica(mlp(), Path(pictures()), Grid((0.5, 1.0)), 0)
+
+
+@pytest.mark.parametrize("device", ["tpu", "mps", "", "cuda:99", "cpu:x"] + ([] if torch.cuda.is_available() else ["cuda", "cuda:0"]))
+def test_device_that_is_not_there_is_refused_before_training(perceptron, device):
+    replica = perceptron()
+    before = state(replica)
+    with pytest.raises(ValueError, match=f"device '{device}' is not there"):
+        fit([replica], device=device)
+    assert_close(state(replica), before, tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", v) for v in (0, -1, 1.5, "3", True, None)]
+    + [("batch_size", v) for v in (0, -16, 2.0)]
+    + [("lr", v) for v in (0, -0.1, math.nan, math.inf, "0.1", None)]
+    + [("momentum", v) for v in (1, 1.5, -0.1, math.nan)]
+    + [("weight_decay", v) for v in (-1, math.nan, math.inf)]
+    + [("l1", v) for v in (-1e-9, math.nan)],
+)
+def test_sgd_value_out_of_range_is_refused(name, value):
+    with pytest.raises(ValueError) as error:
+        Sgd(**{name: value})
+    assert str(error.value).startswith(f"{name} must be") and repr(value) in str(error.value)
+
+
+def test_paper_settings_are_the_default():
+    assert Sgd() == Sgd(lr=1e-2, epochs=50, batch_size=16, momentum=0.9, weight_decay=0.0, l1=0.0, cosine=False)
+
+
+def test_soft_labels_are_one_hot(pictures, table):
+    assert soft_labels(pictures(), torch.tensor([1, 4])).tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 0, 1]]
+    task = table()
+    assert soft_labels(task, task.y_val) is task.y_val
