@@ -22,6 +22,7 @@ import torch
 from rtl_utils import methods, models, paths, probing, tasks, training
 from rtl_utils.populations import Single, Stacked
 from rtl_utils.training import Replica, Sgd, fit
+from rtl_utils.workers import usable_cores
 
 HERE = Path(__file__).resolve().parent
 WIDE = (32, 64, 128, 256)
@@ -46,7 +47,7 @@ def machine() -> dict:
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     return {
         "processor": model,
-        "cores": training.usable_cores(),
+        "cores": usable_cores(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -106,7 +107,7 @@ def arithmetic_rate() -> dict:
     torch.set_num_threads(1)
     peak = _matmul_rate()
     shares = {name: _step_rate(widths) / peak for name, widths in (("small", models.CONVNET_WIDTHS["small"]), ("32-64-128-256", WIDE))}
-    torch.set_num_threads(training.usable_cores())
+    torch.set_num_threads(usable_cores())
     return {
         "what": "arithmetic rate of a training step, widths 32-64-128-256", "against": f"matrix product, {peak / 1e9:.0f} GFLOP/s a core",
         "target": 0.65, "ratio": shares["32-64-128-256"], "small": shares["small"], "peak_gflops": peak / 1e9,
@@ -189,7 +190,7 @@ def optimisations() -> dict:
     return {
         "stacked MLPs, 20 replicas": in_turn(lambda: _quietly(stack, Stacked), lambda: [_quietly([r], Single) for r in stack]),
         "processes of one thread, 4 CNNs": in_turn(
-            lambda: fit(cnns), lambda: [_quietly([r], Single, threads=training.usable_cores()) for r in cnns], repeats=2
+            lambda: fit(cnns), lambda: [_quietly([r], Single, threads=usable_cores()) for r in cnns], repeats=2
         ),
         "channels-last": in_turn(
             lambda: _step_seconds(models.CONVNET_WIDTHS["small"], torch.channels_last),
@@ -243,7 +244,7 @@ def _mlp_replica(seed: int, n: int = 2_000) -> Replica:
 def _quietly(replicas, program, threads: int = 1) -> None:
     torch.set_num_threads(threads)
     training._train(replicas, program, "cpu")
-    torch.set_num_threads(training.usable_cores())
+    torch.set_num_threads(usable_cores())
 
 
 def _gathering_each(replicas) -> None:
@@ -300,7 +301,7 @@ def _step_seconds(widths, memory_format, repeats: int = 1) -> float:
             program.weights.sub_(velocity)
 
     seconds = statistics.median(_timed(step) for _ in range(20 * repeats + 5))
-    torch.set_num_threads(training.usable_cores())
+    torch.set_num_threads(usable_cores())
     return seconds
 
 

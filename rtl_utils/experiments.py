@@ -18,7 +18,7 @@ from rtl_utils.spurious import permute_features, plant_ball
 from rtl_utils.tasks import Task, disjoint, load, standardise, synthetic
 from rtl_utils.training import History, Replica, Sgd, TrainingDiverged, example_loss, fit
 
-_MODULES = ("randomness", "tasks", "spurious", "models", "paths", "populations", "training", "methods", "probing", "experiments")
+_MODULES = ("randomness", "tasks", "spurious", "models", "paths", "populations", "workers", "training", "methods", "probing", "experiments")
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,11 @@ def run(runs: Sequence[Run], store: Store, device: str = "cpu") -> pd.DataFrame:
     """Tidy rows of the runs, training those that the store lacks: first their backbones, then all together as one population.
 
     Each run is stored as soon as it is done, so that stopping loses at most the trainings in flight.
-    Raises ValueError if a backbone diverged, and what loading, planting and `fit` raise.
+    Raises ValueError for a run that cannot be, before any training, and if a backbone diverged.
     """
     wanted = list(dict.fromkeys(runs))
+    for r in _missing(wanted, store):
+        _check(r)
     backbones = list(dict.fromkeys(r.backbone() for r in wanted if _needs_backbone(r)))
     _execute(_missing(backbones, store), store, device, "backbones")
     for key, (status, message) in store.status(b.key for b in backbones).items():
@@ -102,13 +104,28 @@ def code() -> list[Path]:
 def synthetic_views(seed: int) -> dict[str, Task]:
     """The synthetic target in the units of the permuted target, on which all models train (paper, section 5.1).
 
-    "permuted": as trained on; "restored": the original first 20 features are back; "rows": rows permuted within the original columns
-    in place of the column permutation, the control that changes nothing against "restored".
+    "permuted": as trained on; "restored": the original first 20 features are back; "rows": the rows of those features are permuted
+    within their columns, the control that changes nothing against "permuted".
     """
     raw = synthetic("target", seed)
     permuted = permute_features(raw, seed)
     views = {"permuted": permuted, "restored": raw, "rows": permute_features(permuted, seed, by="rows")}
     return {name: standardise(view, by=permuted) for name, view in views.items()}
+
+
+def _check(run: Run) -> None:
+    """Meet every rule that this run's training would meet, before any training."""
+    if run.method not in ("backbone", *methods.METHODS):
+        raise ValueError(f"method must be one of backbone, {', '.join(methods.METHODS)}; got {run.method!r}")
+    if run.head not in ("shared", "disjoint"):
+        raise ValueError(f"head must be 'shared' or 'disjoint'; got {run.head!r}")
+    source, target = tasks(run)
+    net = build(source, run.width, run.seed)
+    if run.method == "backbone":
+        Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd)
+    else:
+        TaskPath(target, source)
+        methods.plan(run.method, net, source, target, seed=run.seed, sgd=run.sgd, taus=run.taus, width=run.width)
 
 
 def _needs_backbone(run: Run) -> bool:

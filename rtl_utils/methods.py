@@ -50,6 +50,8 @@ def plan(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     record = METHODS[method]
+    if record.start == "backbone" and backbone is None:
+        raise ValueError(f"method {method!r} starts from a backbone; got None")
     net = build(target, width, seed) if record.start == "fresh" else copy.deepcopy(backbone)
     net.still_statistics = record.statistics == "still"
     if record.trainable == "head" and net.still_statistics:  # the body is a fixed function: compute its features once
@@ -76,7 +78,7 @@ def transfer(
     """Network and history of one transfer from a backbone, trained on `source`, to `target`. Raises what `plan` and `fit` raise."""
     net, replica = plan(method, backbone, source, target, seed=seed, sgd=sgd, taus=taus, width=width)
     (history,) = fit([replica], device=device, label=method)
-    return net, history
+    return net.to(device), history
 
 
 def _featurise(net: Net, task: Task) -> Task:

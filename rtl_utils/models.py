@@ -108,7 +108,7 @@ def convnet(width: str | Sequence[int] = "small", channels: int = 3, classes: in
 
 def _stage_widths(width: str | Sequence[int]) -> Sequence[int]:
     widths = CONVNET_WIDTHS.get(width) if isinstance(width, str) else tuple(width)
-    if widths is None or len(widths) != 4 or not all(isinstance(w, int) and w > 0 for w in widths):
+    if widths is None or len(widths) != 4 or not all(type(w) is int and w > 0 for w in widths):
         raise ValueError(f"width of a CNN must be one of {', '.join(CONVNET_WIDTHS)} or four positive numbers of channels; got {width!r}")
     return widths
 

@@ -122,7 +122,9 @@ class Path:
         return (1 - wx) * x_source + wx * x, (1 - wy) * y_source + wy * y
 
     def sample(self, tau: float, n: int, seed: int) -> tuple[Tensor, Tensor]:
-        """A mini-batch of n examples of p_tau, as `batch` gives it."""
+        """A mini-batch of n examples of p_tau, as `batch` gives it. Raises ValueError if the target has fewer."""
+        if not 1 <= n <= len(self):
+            raise ValueError(f"n must lie between 1 and {len(self)}, the target's training examples; got {n}")
         return self.batch(self.draw(tau, seed, epoch=0), slice(0, n))
 
 

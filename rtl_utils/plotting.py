@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from rtl_utils.methods import METHODS
 from rtl_utils.statistics import mean_interval
@@ -162,3 +163,63 @@ def legend_below(figure: plt.Figure, ax: Axes) -> None:
     """One legend for the whole figure, under it, from the entries of one of its axes."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+
+
+def feature_ranges(x: np.ndarray, ax: Axes, title: str) -> Axes:
+    """Mean and standard deviation of each synthetic feature, coloured by what it is for the target. x: (n, 50) raw features."""
+    groups = {"spurious": (slice(0, 20), "o", "#D55E00"), "shared": (slice(20, 30), "s", "#009E73"), "target only": (slice(30, 50), "^", "#7A5195")}
+    place, mean, spread = np.arange(x.shape[1]), x.mean(0), x.std(0)
+    for name, (part, marker, colour) in groups.items():
+        ax.errorbar(place[part], mean[part], spread[part], fmt=marker, color=colour, markersize=4, linewidth=1.2, label=name)
+    ax.set(xlabel="feature", ylabel="mean ± standard deviation (raw units)", title=title)
+    ax.set_ylim(top=ax.get_ylim()[1] + 4)  # room for the legend
+    ax.legend(loc="upper center", ncols=3, fontsize=9)
+    return ax
+
+
+def against_yardstick(values: pd.Series, yardstick: pd.Series, ax: Axes, xlabel: str, title: str) -> Axes:
+    """Lying bars, one a setting, the first on top, each with its own yardstick as a vertical stroke. Both indexed by the setting's name."""
+    rows = np.arange(len(values))
+    ax.barh(rows, values, 0.65, color=COLOURS["backbone"], alpha=0.6, label="network")
+    ax.vlines(yardstick[values.index], rows - 0.42, rows + 0.42, color="#D55E00", linewidth=2.5, label="linear regression on the same data")
+    ax.set_yticks(rows, list(values.index))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel=xlabel, title=title)
+    return ax
+
+
+def feature_profile(sizes: Mapping[str, np.ndarray], ax: Axes, ylabel: str, title: str) -> Axes:
+    """One marker a feature and model. sizes: model -> (d,) values."""
+    for method, values in sizes.items():
+        ax.plot(np.arange(len(values)), values, MARKERS[method], color=COLOURS[method], markersize=4.5, alpha=0.85, label=label(method))
+    ax.set(xlabel="feature", ylabel=ylabel, title=title)
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+def agreement(effect: np.ndarray, weight: np.ndarray, ax: Axes, title: str, colour: str, spurious: int = 20) -> Axes:
+    """Two measures of each feature against each other: the spurious ones (the first) hollow, the others filled, equality as a line."""
+    ax.plot(effect[spurious:], weight[spurious:], "o", color=colour, markersize=4.5, alpha=0.7, label=f"{spurious} to {len(effect) - 1}")
+    ax.plot(effect[:spurious], weight[:spurious], "o", color=colour, markerfacecolor="none", markersize=5.5, label=f"0 to {spurious - 1} (spurious)")
+    top = 1.08 * max(effect.max(), weight.max())
+    ax.plot([0, top], [0, top], color="grey", linewidth=1, linestyle=":", label="equal")
+    ax.set(xlim=(0, top), ylim=(0, top), title=title)
+    return ax
+
+
+def slopes(rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, title: str) -> Axes:
+    """Final values from one metric to the next on a log axis: a thin line a run, a thick line through the means (name -> text under it)."""
+    final, place = rows[rows.epoch < 0], np.arange(len(metrics))
+    for method, part in final.groupby("method", sort=False):
+        table = part.pivot_table(index="seed", columns="metric", values="value")[list(metrics)]
+        ax.plot(place, table.T.to_numpy(), color=COLOURS[method], linewidth=0.9, alpha=0.55)
+        ax.plot(place, table.mean(), color=COLOURS[method], marker=MARKERS[method], markersize=7, linewidth=2.4, label=label(method))
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.set_xticks(place, list(metrics.values()))
+    ax.margins(x=0.08)
+    ax.set(ylabel=ylabel, title=title)
+    return ax

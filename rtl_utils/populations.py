@@ -23,6 +23,11 @@ class Single:
         """(1, n, ...) inputs to (1, n, k) outputs."""
         return self.net(x[0], [mask[0] for mask in masks])[None]
 
+    def backward(self, loss: Tensor) -> None:
+        """Put the gradient of the (1,) loss into `gradient`."""
+        self.gradient.zero_()
+        loss.sum().backward()
+
     def train(self, mode: bool) -> None:
         self.net.train(mode)
 
@@ -61,6 +66,11 @@ class Stacked:
             return functional_call(self.base, (parameters, buffers), (x, masks))
 
         return torch.vmap(one)(self.parameters, self.buffers, x, list(masks))
+
+    def backward(self, loss: Tensor) -> None:
+        """Put the gradient of each of the (r,) losses into its row of `gradient`; replicas share no weight, so their sum serves all."""
+        gradients = torch.autograd.grad(loss.sum(), list(self.parameters.values()))
+        torch._foreach_copy_([leaf.grad for leaf in self.parameters.values()], gradients)
 
     def train(self, mode: bool) -> None:
         self.base.train(mode)

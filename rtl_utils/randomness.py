@@ -13,9 +13,9 @@ def generator(seed: int, stream: str, epoch: int = 0) -> np.random.Generator:
     """Philox generator (Salmon et al. 2011) of one named stream in one epoch.
 
     seed: the run's only seed, 0 <= seed < 2^63; stream: what is drawn ("order", "ball", ...); epoch: position within the stream.
-    Raises ValueError if the seed is negative.
+    Raises ValueError for another seed.
     """
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more; got {seed}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must lie in [0, 2^63); got {seed}")
     # the first word of the counter stays 0: Philox counts the draws there
     return np.random.Generator(np.random.Philox(key=[seed, crc32(stream.encode())], counter=[0, epoch, 0, 0]))

@@ -4,12 +4,14 @@ import ast
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 import torch
 from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, create_engine, delete, event, insert, select
+from sqlalchemy.schema import CreateTable
 
 _METADATA = MetaData()
 RUNS = Table(
@@ -46,7 +48,9 @@ class Store:
         self.engine = create_engine(url or f"sqlite:///{self.folder / 'results.db'}", connect_args={} if url else {"timeout": 30})
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _write_ahead)
-        _METADATA.create_all(self.engine)
+        with self.engine.begin() as connection:
+            for table in (RUNS, VALUES):
+                connection.execute(CreateTable(table, if_not_exists=True))  # several processes may open a new store at once
 
     def save(self, key: str, spec: Mapping, rows: Iterable[tuple[str, int, float]], message: str | None = None) -> None:
         """One run's rows (metric, epoch, value) and its status, in one transaction; an earlier version of the run is replaced."""
@@ -96,8 +100,11 @@ class Store:
     def load_weights(self, key: str, net: torch.nn.Module) -> bool:
         """Load the run's weights into the network; False if they are not there or damaged, so that they must be trained again."""
         try:
+            with zipfile.ZipFile(self._weights(key)) as file:
+                if file.testzip() is not None:  # torch does not look at the checksums that it writes
+                    return False
             net.load_state_dict(torch.load(self._weights(key), weights_only=True, map_location="cpu"))
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, ImportError, AttributeError) as _damaged:
+        except Exception:  # a damaged file can raise anything, from OSError to TypeError
             return False
         net.eval()
         return True

@@ -46,7 +46,7 @@ class Settings:
     n_train: tuple[int | None, ...]
     ball_class: str | None
     points: int
-    store: Store
+    store: Store | None = None
 
     @property
     def title(self) -> str:
@@ -92,6 +92,9 @@ def check(namespace: Mapping, datasets: Sequence[str] = ("digits", "cifar100")) 
     Raises ValueError, in one sentence that names the value and the rule, for a wrong value or a name that is not a parameter.
     """
     given = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    lacking = [name for name in _PARAMETERS if name not in given and name not in _DEFAULT_VALUES]
+    if lacking:
+        raise ValueError(f"the parameters cell must set {', '.join(lacking)}; it sets {', '.join(given) or 'nothing'}")
     unknown = sorted(set(given) - set(_PARAMETERS))
     if unknown:
         raise ValueError(
@@ -111,17 +114,18 @@ def check(namespace: Mapping, datasets: Sequence[str] = ("digits", "cifar100")) 
         seeds=_seeds(value["seeds"]),
         sgd=replace(sgd, cosine=dataset == "synthetic"),
         source_sgd=replace(SYNTHETIC_SOURCE if dataset == "synthetic" else sgd, epochs=source_epochs),
-        taus=_numbers("taus", value["taus"]),
-        width=_width(value["width"] or defaults["width"]),
+        taus=_taus(value["taus"]),
+        width=defaults["width"] if value["width"] is None else _width(value["width"], dataset),
         device=value["device"],
         pairs=_pairs(dataset, value["source"], value["target"]),
         n_train=_sizes(value["n_train"], defaults["n_train"]),
         ball_class=value["ball_class"],
         points=value["points"],
-        store=Store(ROOT / value["out"]),
     )
     _try_out(settings)
-    return settings
+    if type(value["out"]) is not str or not value["out"]:
+        raise ValueError(f"out must be the name of a folder; got {value['out']!r}")
+    return replace(settings, store=Store(ROOT / value["out"]))  # last: a refused notebook leaves no folder behind
 
 
 def _is_parameter(name: str, value: object) -> bool:
@@ -133,9 +137,6 @@ def _try_out(settings: Settings) -> None:
     """Meet every rule that training would meet, before training."""
     check_device(settings.device)
     check_taus(settings.taus, settings.sgd.epochs)
-    known = MLP_WIDTHS if settings.dataset == "synthetic" else CONVNET_WIDTHS
-    if isinstance(settings.width, str) and settings.width not in known:
-        raise ValueError(f"width must be one of {', '.join(known)} for {settings.dataset}; got {settings.width!r}")
     for source, target in settings.pairs:
         for n_train in settings.n_train:
             task = load(settings.dataset, target, settings.seeds[0], n_train)
@@ -163,19 +164,24 @@ def _pairs(dataset: str, source, target) -> tuple[tuple[str, str], ...]:
 
 
 def _seeds(seeds) -> tuple[int, ...]:
-    if not isinstance(seeds, list | tuple) or not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds must be a list of different whole numbers, 0 or more; got {seeds!r}")
+    if not isinstance(seeds, list | tuple) or not seeds or not all(type(s) is int and 0 <= s < 2**63 for s in seeds) or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be a list of different whole numbers in [0, 2^63); got {seeds!r}")
     return tuple(seeds)
 
 
-def _numbers(name: str, values) -> tuple[float, ...]:
-    if not isinstance(values, list | tuple) or not all(type(v) in (int, float) for v in values):
-        raise ValueError(f"{name} must be a list of numbers; got {values!r}")
+def _taus(values) -> tuple[float, ...]:
+    if not isinstance(values, list | tuple) or not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
+        raise ValueError(f"taus must be a list of numbers in [0, 1], rising to 1; got {values!r}")
     return tuple(float(v) for v in values)
 
 
-def _width(width) -> str | tuple[int, ...]:
-    return width if isinstance(width, str) else tuple(width) if isinstance(width, list | tuple) else str(width)
+def _width(width, dataset: str) -> str | tuple[int, ...]:
+    known = MLP_WIDTHS if dataset == "synthetic" else CONVNET_WIDTHS
+    stages = dataset != "synthetic" and isinstance(width, list | tuple) and len(width) == 4 and all(type(w) is int and w > 0 for w in width)
+    if not stages and not (isinstance(width, str) and width in known):
+        four = "" if dataset == "synthetic" else ", or four positive numbers of channels"
+        raise ValueError(f"width must be one of {', '.join(known)}{four} for {dataset}; got {width!r}")
+    return tuple(width) if stages else width
 
 
 def _sizes(n_train, default) -> tuple[int | None, ...]:

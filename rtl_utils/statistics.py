@@ -60,9 +60,12 @@ def summary(rows: pd.DataFrame, metrics: Mapping[str, tuple[str, float, int]], b
 
 
 def paired(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "method") -> tuple[list[float], list[float]]:
-    """Final values of a and of b for the seeds and pairs that both have, in one order, ready for `paired_difference`."""
+    """Final values of a and of b for the seeds and pairs that both have, in one order, ready for `paired_difference`.
+
+    Raises ValueError if the rows hold more than one run of a kind for a seed and pair: choose among them first.
+    """
     chosen = rows[(rows.metric == metric) & (rows.epoch < 0)]
-    table = chosen.pivot_table(index=["source", "target", "seed"], columns=column, values="value")[[a, b]].dropna()
+    table = chosen.pivot(index=["source", "target", "seed"], columns=column, values="value")[[a, b]].dropna()
     return table[a].tolist(), table[b].tolist()
 
 

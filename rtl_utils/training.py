@@ -1,14 +1,11 @@
 """The one training loop, over one network or a population of them."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from loky import get_reusable_executor
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,6 +14,7 @@ from rtl_utils.paths import Grid, Path, soft_labels
 from rtl_utils.populations import Single, Stacked
 from rtl_utils.randomness import generator
 from rtl_utils.tasks import as_float
+from rtl_utils.workers import spread, usable_cores
 
 VALIDATION = 1_000  # validation examples looked at after each epoch, at most: looking must cost little beside training
 _STEPS_AT_ONCE = 32  # mini-batches gathered and blended together: uint8 until then
@@ -126,27 +124,43 @@ def fit(
         if on_done:
             on_done(row, history)
 
-    jobs = _strategies(replicas, 1 if on_epoch or device != "cpu" else usable_cores())
+    jobs = _strategies(replicas, parts=1 if on_epoch or device != "cpu" else usable_cores())
+    if on_epoch and len(jobs) > 1:
+        raise ValueError("on_epoch needs networks that train in this process: one CNN, or MLPs of one shape")
     if device != "cpu" or len(jobs) <= 1:
         for rows, program in jobs:
-            trained = _train([replicas[row] for row in rows], program, device, on_epoch, f"{label} x {len(rows)}" if len(rows) > 1 else label)
-            for row, history in zip(rows, trained, strict=True):
+            name = f"{label} x {len(rows)}" if len(rows) > 1 else label
+            for row, history in zip(rows, _train([replicas[row] for row in rows], program, device, on_epoch, name), strict=True):
                 done(row, history)
-    elif on_epoch:
-        raise ValueError("on_epoch needs networks that train in this process: one CNN, or MLPs of one shape")
     else:
-        _train_in_processes(replicas, jobs, done, label)
+        _train_apart(replicas, jobs, done, label)
     if len(replicas) == 1 and histories[0].diverged:
         raise TrainingDiverged(histories[0])
     return histories
 
 
+def _train_apart(replicas: Sequence[Replica], jobs: Sequence[tuple[list[int], type]], done: Callable[[int, History], None], label: str) -> None:
+    def arrived(job: int, trained: list[tuple[dict[str, Tensor], History]]) -> None:
+        for row, (state, history) in zip(jobs[job][0], trained, strict=True):
+            replicas[row].net.load_state_dict(state)
+            replicas[row].net.eval()
+            done(row, history)
+
+    groups = [([replicas[row] for row in rows], program) for rows, program in jobs]
+    spread(_trained_states, groups, arrived, [len(rows) for rows, _ in jobs], label)
+
+
+def _trained_states(group: Sequence[Replica], program_type: type) -> list[tuple[dict[str, Tensor], History]]:
+    """What a process sends back: its copies of the networks are not the caller's."""
+    histories = _train(group, program_type, "cpu")
+    return [(replica.net.state_dict(), history) for replica, history in zip(group, histories, strict=True)]
+
+
 def check_device(device: str) -> None:
     """Raises ValueError if the device is not there."""
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        there = "cpu and cuda" if torch.cuda.is_available() else "cpu only"
-        raise ValueError(f"device {device!r} is not there; this machine has {there}")
+    there = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if device not in there:
+        raise ValueError(f"device {device!r} is not there; this machine has {', '.join(there)}")
 
 
 def _strategies(replicas: Sequence[Replica], parts: int) -> list[tuple[list[int], type]]:
@@ -162,70 +176,111 @@ def _strategies(replicas: Sequence[Replica], parts: int) -> list[tuple[list[int]
         if partly_frozen or any(isinstance(module, torch.nn.Conv2d) for module in replica.net.modules()):
             jobs.append(([row], Single))
         else:
-            kind = str(replica.net), replace(replica.sgd, lr=1.0), len(replica.path), replica.path.target.x_val.shape
+            net, data = replica.net, (len(replica.path), replica.path.target.x_val.shape)
+            kind = str(net), net.still_statistics, net.head.weight.dtype, replace(replica.sgd, lr=1.0), data
             stacks.setdefault(kind, []).append(row)
     return jobs + [(rows[part::parts], Stacked) for rows in stacks.values() for part in range(min(parts, len(rows)))]
 
 
+@contextmanager
+def _flushing_denormals() -> Iterator[None]:
+    """Momenta of dead units decay to numbers below 1e-38, on which a CPU is slow; the setting is the process's, so it is put back."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@_flushing_denormals()
 def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=None, label: str | None = None) -> list[History]:
     """The loop. group: replicas that differ in weights, data, path, seed and learning rate, but not in shapes or the rest of SGD."""
-    sgd = group[0].sgd
     for replica in group:
         replica.net.to(device, memory_format=torch.channels_last)
     paths = [replica.path.to(device) for replica in group]
     program = program_type([replica.net for replica in group])
-    velocity = torch.zeros_like(program.weights)
-    length = torch.zeros(len(group), dtype=program.weights.dtype, device=device)
+    optimiser = _Momentum(program, group)
     histories = [History() for _ in group]
-    lr = torch.tensor([[replica.sgd.lr] for replica in group], dtype=program.weights.dtype, device=device)
-    steps = math.ceil(len(paths[0]) / sgd.batch_size)
-    first = next(p for p in group[0].net.parameters() if p.requires_grad).numel()  # the first layer's weights lie first in `program.weights`
-    epochs = range(sgd.epochs) if label is None else tqdm(range(sgd.epochs), desc=label, unit="epoch", leave=False)
-    for epoch in epochs:
+    epochs = range(group[0].sgd.epochs)
+    for epoch in epochs if label is None else tqdm(epochs, desc=label, unit="epoch", leave=False):
         before = program.snapshot()
-        taus = [replica.schedule.tau(epoch, sgd.epochs) for replica in group]
-        losses, right, seen = [], 0, 0
-        program.train(True)
-        for step, (x, y, masks) in enumerate(_batches(group, paths, taus, epoch, sgd.batch_size, program.weights.dtype)):
-            program.gradient.zero_()
-            output = program(x, masks)  # (r, n, k)
-            loss = example_loss(output, y).mean(1)  # (r,)
-            loss.sum().backward()
-            with torch.no_grad():
-                if sgd.weight_decay:
-                    program.gradient.add_(program.weights, alpha=sgd.weight_decay)
-                if sgd.l1:
-                    program.gradient[:, :first] += sgd.l1 * program.weights[:, :first].sign()
-                velocity.mul_(sgd.momentum).add_(lr * sgd.rate(epoch * steps + step, sgd.epochs * steps) * program.gradient)
-                program.weights.sub_(velocity)
-                length += velocity.norm(dim=1)
-                losses.append(loss.detach() * x.shape[1])
-                right = right + (output.argmax(2) == y.argmax(2)).sum(1)
-            seen += x.shape[1]
-        losses = torch.stack(losses)  # (steps, r): read once an epoch, so that no step waits for the device
+        taus = [replica.schedule.tau(epoch, len(epochs)) for replica in group]
+        losses, accuracy = _epoch(program, optimiser, group, paths, taus, epoch)
         val_loss, val_accuracy = _validate(program, paths)
+        values = torch.stack([losses.sum(0), accuracy, val_loss, val_accuracy, optimiser.length]).tolist()
         for r, history in enumerate(histories):
-            if history.diverged is None and not losses[:, r].isfinite().all():
-                bad = int((~losses[:, r].isfinite()).nonzero()[0, 0])
-                where = f"epoch {epoch}, step {bad}, tau = {taus[r]:g}, learning rate {group[r].sgd.lr:g}, seed {group[r].seed}"
-                history.diverged = f"the loss is not finite at {where}; lower the learning rate"
-            if history.diverged is not None:
-                program.restore(before, r)  # frozen where it was last sound; the others go on
-                velocity[r] = 0
-                continue
-            regression = paths[r].target.is_regression
-            history.tau.append(taus[r])
-            history.train_loss.append(float(losses[:, r].sum() / seen))
-            history.train_accuracy.append(math.nan if regression else float(right[r] / seen))
-            history.val_loss.append(float(val_loss[r]))
-            history.val_accuracy.append(math.nan if regression else float(val_accuracy[r]))
-            history.length.append(float(length[r]))
+            if history.diverged is None and not (losses[:, r].isfinite().all() and math.isfinite(values[2][r] + values[4][r])):
+                history.diverged = _divergence(losses[:, r], epoch, taus[r], group[r])
+            if history.diverged:  # frozen where it was last sound; the others go on
+                program.restore(before, r)
+                optimiser.velocity[r] = 0
+            else:
+                _record(history, taus[r], *(row[r] for row in values), regression=paths[r].target.is_regression)
         program.write_back()
         if all(history.diverged for history in histories) or (on_epoch and on_epoch(list(group), histories)):
             break
     for replica in group:
         replica.net.eval()
     return histories
+
+
+def _epoch(
+    program, optimiser: "_Momentum", group: Sequence[Replica], paths: Sequence[Path], taus: Sequence[float], epoch: int
+) -> tuple[Tensor, Tensor]:
+    """Train for one epoch. Returns each step's share of the mean loss, (t, r), and the accuracy, (r,); read by the caller, so that no
+    step waits for the device."""
+    program.train(True)
+    losses, right, n = [], 0, len(paths[0])
+    for x, y, masks in _batches(group, paths, taus, epoch, program.weights.dtype):
+        output = program(x, masks)  # (r, b, k)
+        loss = example_loss(output, y).mean(1)  # (r,)
+        program.backward(loss)
+        optimiser.step()
+        losses.append(loss.detach() * x.shape[1] / n)
+        right = right + (output.argmax(2) == y.argmax(2)).sum(1)
+    return torch.stack(losses), right / n
+
+
+class _Momentum:
+    """SGD with momentum on the flat (r, P) weights of a program; `length` is the (r,) length of the path that they have taken."""
+
+    def __init__(self, program: Single | Stacked, group: Sequence[Replica]):
+        self.program, self.sgd, self.steps_done = program, group[0].sgd, 0
+        self.steps = self.sgd.epochs * math.ceil(len(group[0].path) / self.sgd.batch_size)
+        self.lr = torch.tensor([[replica.sgd.lr] for replica in group], dtype=program.weights.dtype, device=program.weights.device)
+        self.velocity = torch.zeros_like(program.weights)
+        self.length = self.velocity.sum(1)
+        self.first_layer = next(p for p in group[0].net.parameters() if p.requires_grad).numel()  # lies first in the weights
+
+    @torch.no_grad()
+    def step(self) -> None:
+        weights, gradient, sgd = self.program.weights, self.program.gradient, self.sgd
+        if sgd.weight_decay:
+            gradient.add_(weights, alpha=sgd.weight_decay)
+        if sgd.l1:
+            gradient[:, : self.first_layer] += sgd.l1 * weights[:, : self.first_layer].sign()
+        self.velocity.mul_(sgd.momentum).add_(self.lr * sgd.rate(self.steps_done, self.steps) * gradient)
+        weights.sub_(self.velocity)
+        self.length += self.velocity.norm(dim=1)
+        self.steps_done += 1
+
+
+def _record(
+    history: History, tau: float, train_loss: float, train_accuracy: float, val_loss: float, val_accuracy: float, length: float, *, regression: bool
+) -> None:
+    history.tau.append(tau)
+    history.train_loss.append(train_loss)
+    history.train_accuracy.append(math.nan if regression else train_accuracy)
+    history.val_loss.append(val_loss)
+    history.val_accuracy.append(math.nan if regression else val_accuracy)
+    history.length.append(length)
+
+
+def _divergence(losses: Tensor, epoch: int, tau: float, replica: Replica) -> str:
+    bad = (~losses.isfinite()).nonzero()
+    step = f"step {int(bad[0])}" if len(bad) else "its last step"
+    where = f"epoch {epoch}, {step}, tau = {tau:g}, learning rate {replica.sgd.lr:g}, seed {replica.seed}"
+    return f"the loss is not finite at {where}; lower the learning rate"
 
 
 def example_loss(output: Tensor, y: Tensor) -> Tensor:
@@ -236,13 +291,13 @@ def example_loss(output: Tensor, y: Tensor) -> Tensor:
 
 
 def _batches(
-    group: Sequence[Replica], paths: Sequence[Path], taus: Sequence[float], epoch: int, size: int, dtype: torch.dtype
+    group: Sequence[Replica], paths: Sequence[Path], taus: Sequence[float], epoch: int, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Mini-batches of one epoch: (r, n, ...) inputs, (r, n, k) soft labels and dropout masks."""
     draws = [path.draw(tau, replica.seed, epoch) for path, tau, replica in zip(paths, taus, group, strict=True)]
     noise = [generator(replica.seed, "dropout", epoch) for replica in group]
     shapes = group[0].net.mask_shapes(as_float(paths[0].target.x_train[:1], dtype))
-    n = len(paths[0])
+    n, size = len(paths[0]), group[0].sgd.batch_size
     for start in range(0, n, size * _STEPS_AT_ONCE):
         rows = slice(start, start + size * _STEPS_AT_ONCE)
         chunks = [path.batch(draw, rows) for path, draw in zip(paths, draws, strict=True)]
@@ -276,43 +331,3 @@ def _validate(program: Single | Stacked, paths: Sequence[Path], size: int = 125)
         loss = loss + example_loss(output, y).sum(1)
         right = right + (output.argmax(2) == y.argmax(2)).sum(1)
     return loss / n, right / n
-
-
-# --- processes ----------------------------------------------------------------------------------------------------------------------------
-
-
-def _train_in_processes(
-    replicas: Sequence[Replica], jobs: Sequence[tuple[list[int], type]], done: Callable[[int, History], None], label: str
-) -> None:
-    """Train each job in a process of one thread, as many at a time as there are cores; one whose process dies is trained again."""
-    waiting, attempts = list(jobs), 3
-    with tqdm(total=sum(len(rows) for rows, _ in jobs), desc=label, unit="run") as bar:
-        for attempt in range(attempts):
-            executor = get_reusable_executor(max_workers=min(len(jobs), usable_cores()), timeout=300, reuse=attempt == 0)
-            futures = {executor.submit(_train_apart, [replicas[row] for row in rows], program): (rows, program) for rows, program in waiting}
-            try:
-                for future in as_completed(futures):
-                    rows, _ = job = futures[future]
-                    for row, (state, history) in zip(rows, future.result(), strict=True):
-                        replicas[row].net.load_state_dict(state)
-                        replicas[row].net.eval()
-                        done(row, history)
-                    waiting.remove(job)
-                    bar.update(len(rows))
-                return
-            except BrokenProcessPool:
-                if attempt == attempts - 1:
-                    raise
-                bar.write(f"a worker process died; {sum(len(rows) for rows, _ in waiting)} trainings start again")
-
-
-def _train_apart(group: Sequence[Replica], program: type) -> list[tuple[dict[str, Tensor], History]]:
-    torch.set_num_threads(1)  # at mini-batches of 16, two processes of one thread beat one of two
-    torch.set_flush_denormal(True)
-    histories = _train(group, program, "cpu")
-    return [(replica.net.state_dict(), history) for replica, history in zip(group, histories, strict=True)]
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

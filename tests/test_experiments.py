@@ -240,14 +240,14 @@ def test_disjoint_heads_have_ten_classes(store):
     assert len(final(rows, "ball_share")) == 1
 
 
-def test_synthetic_views_share_one_unit_and_the_control_keeps_the_restored_distribution():
+def test_synthetic_views_share_one_unit_and_the_control_keeps_the_distribution():
     views = synthetic_views(0)
     permuted, restored, rows = (views[name] for name in ("permuted", "restored", "rows"))
     assert torch.equal(permuted.x_train[:, 20:], restored.x_train[:, 20:]) and torch.equal(permuted.y_val, restored.y_val)
     torch.testing.assert_close(permuted.x_train.mean(0), torch.zeros(50), atol=1e-4, rtol=0)
     assert restored.x_train.mean(0)[:20].abs().mean() > 1  # other features' means: a shifted input
-    assert torch.equal(rows.x_val.sort(0).values, restored.x_val.sort(0).values)  # each column the same values in another order
-    assert not torch.equal(rows.x_val[:, :20], restored.x_val[:, :20])
+    assert torch.equal(rows.x_val.sort(0).values, permuted.x_val.sort(0).values)  # each column the same values in another order
+    assert not torch.equal(rows.x_val[:, :20], permuted.x_val[:, :20])
 
 
 def test_biased_backbone_sends_images_with_the_ball_to_its_class(store):

@@ -100,7 +100,7 @@ def test_ut_at_tau_zero_first_is_not_fine_tuning(backbone, ends):
 
 
 def test_unknown_method_is_refused(backbone, ends):
-    with pytest.raises(ValueError, match="method must be one of scratch, ft.*got 'lora'"):
+    with pytest.raises(ValueError, match=r"method must be one of scratch, ft.*got 'lora'"):
         transfer("lora", backbone, *ends, **SETTINGS)
 
 
