@@ -7,29 +7,42 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
+from rtl_utils.models import Net, folded
 
-class Single:
+
+class _Program:
+    """What both programs share: flat (r, P) `weights` and `gradient`, whose views are the `leaves` and their gradients."""
+
+    weights: Tensor
+    gradient: Tensor
+    leaves: list[Tensor]
+    _gradients: list[Tensor]
+
+    def backward(self, loss: Tensor) -> None:
+        """Put the gradient of each of the (r,) losses into its row of `gradient`; replicas share no weight, so their sum serves all."""
+        torch._foreach_copy_(self._gradients, torch.autograd.grad(loss.sum(), self.leaves))
+
+
+class Single(_Program):
     """One network (r = 1). Its trainable parameters become views into `weights`, so that an update of `weights` is an update of the network."""
 
-    def __init__(self, nets: Sequence[nn.Module]):
+    def __init__(self, nets: Sequence[Net]):
         (self.net,) = nets
-        trainable = [p for p in self.net.parameters() if p.requires_grad]
-        self.weights, self.gradient = _flatten([trainable], trainable)
+        self.called = self.net
+        self.leaves = [p for p in self.net.parameters() if p.requires_grad]
+        self.weights, self.gradient, self._gradients = _flatten([self.leaves], self.leaves)
 
     def __call__(self, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         """(1, n, ...) inputs to (1, n, k) outputs."""
-        return self.net(x[0], [mask[0] for mask in masks])[None]
-
-    def backward(self, loss: Tensor) -> None:
-        """Put the gradient of the (1,) loss into `gradient`."""
-        self.gradient.zero_()
-        loss.sum().backward()
+        return self.called(x[0], [mask[0] for mask in masks])[None]
 
     def train(self, mode: bool) -> None:
+        """Training or evaluation mode; an evaluation runs a folded copy, made from the weights as they are now."""
         self.net.train(mode)
+        self.called = self.net if mode else folded(self.net)
 
     def snapshot(self) -> list[Tensor]:
         """Copies of weights and buffers, for `restore`."""
@@ -45,19 +58,19 @@ class Single:
         """The networks get the trained weights; here they already have them."""
 
 
-class Stacked:
+class Stacked(_Program):
     """r networks, all of whose parameters are trained, as one batched program: one call of `vmap` over stacked weights and buffers."""
 
-    def __init__(self, nets: Sequence[nn.Module]):
+    def __init__(self, nets: Sequence[Net]):
         self.nets = nets
         for net in nets:
             net.train()  # stacking asks for one mode
         _, self.buffers = stack_module_state(list(nets))
         self.base = copy.deepcopy(nets[0])
         names = [name for name, _ in nets[0].named_parameters()]
-        stacked = [torch.stack([dict(net.named_parameters())[name].detach() for net in nets]).requires_grad_() for name in names]
-        self.weights, self.gradient = _flatten([list(net.parameters()) for net in nets], stacked)
-        self.parameters = dict(zip(names, stacked, strict=True))
+        self.leaves = [torch.stack([dict(net.named_parameters())[name].detach() for net in nets]).requires_grad_() for name in names]
+        self.weights, self.gradient, self._gradients = _flatten([list(net.parameters()) for net in nets], self.leaves)
+        self.parameters = dict(zip(names, self.leaves, strict=True))
 
     def __call__(self, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         """(r, n, ...) inputs to (r, n, k) outputs; masks: (r, n, ...) each."""
@@ -66,11 +79,6 @@ class Stacked:
             return functional_call(self.base, (parameters, buffers), (x, masks))
 
         return torch.vmap(one)(self.parameters, self.buffers, x, list(masks))
-
-    def backward(self, loss: Tensor) -> None:
-        """Put the gradient of each of the (r,) losses into its row of `gradient`; replicas share no weight, so their sum serves all."""
-        gradients = torch.autograd.grad(loss.sum(), list(self.parameters.values()))
-        torch._foreach_copy_([leaf.grad for leaf in self.parameters.values()], gradients)
 
     def train(self, mode: bool) -> None:
         self.base.train(mode)
@@ -96,17 +104,20 @@ class Stacked:
 
 
 @torch.no_grad()
-def _flatten(replicas: Sequence[Sequence[Tensor]], leaves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(r, P) weights and gradients, and `leaves` turned into views of them: (r, ...) each, or (...) where the leaves are one network's own."""
+def _flatten(replicas: Sequence[Sequence[Tensor]], leaves: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """(r, P) weights and gradient, and the gradient's views, one a leaf; `leaves` become views of the weights.
+
+    A leaf is (r, ...), the replicas' parameters stacked, or (...), one network's own parameter.
+    """
     first, r = replicas[0], len(replicas)
     total = sum(p.numel() for p in first)
     weights = torch.empty(r, total, dtype=first[0].dtype, device=first[0].device)
-    gradient, offset = torch.zeros_like(weights), 0
+    gradient, gradients, offset = torch.zeros_like(weights), [], 0
     for leaf, p in zip(leaves, first, strict=True):
         # the parameter's own strides, so that channels-last kernels stay channels-last
         stride = p.stride() if leaf.ndim == p.ndim else (total, *p.stride())
         view = weights.as_strided(leaf.shape, stride, offset)
         leaf.data = view.copy_(leaf)
-        leaf.grad = gradient.as_strided(leaf.shape, stride, offset)
+        gradients.append(gradient.as_strided(leaf.shape, stride, offset))
         offset += p.numel()
-    return weights, gradient
+    return weights, gradient, gradients

@@ -259,7 +259,7 @@ class _Momentum:
             gradient.add_(weights, alpha=sgd.weight_decay)
         if sgd.l1:
             gradient[:, : self.first_layer] += sgd.l1 * weights[:, : self.first_layer].sign()
-        self.velocity.mul_(sgd.momentum).add_(self.lr * sgd.rate(self.steps_done, self.steps) * gradient)
+        self.velocity.mul_(sgd.momentum).addcmul_(gradient, self.lr * sgd.rate(self.steps_done, self.steps))
         weights.sub_(self.velocity)
         self.length += self.velocity.norm(dim=1)
         self.steps_done += 1

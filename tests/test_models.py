@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from rtl_utils.models import Net, build, convnet, mlp, parameter_count, predict, predict_features
+from rtl_utils.models import Net, build, convnet, folded, mlp, parameter_count, predict, predict_features
 from rtl_utils.tasks import as_float
 
 
@@ -76,3 +76,15 @@ def test_predict_is_evaluation_mode_on_normalised_pixels_whatever_the_size(pictu
     torch.testing.assert_close(output, net.eval()(as_float(task.x_val)).detach())
     torch.testing.assert_close(output, net.head(features).detach())
     assert all(torch.equal(b, statistics[name]) for name, b in net.named_buffers())
+
+
+def test_folded_network_is_the_same_function():
+    net = convnet((4, 4, 8, 8)).double()
+    x = torch.randn(6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    net.train()
+    net(x)  # moves the running statistics away from 0 and 1
+    net.eval()
+    flat = folded(net)
+    torch.testing.assert_close(flat(x), net(x))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in flat.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
