@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from rtl_utils import paper, plotting, statistics
+from rtl_utils.plotting import TITLES
 
 HERE = Path(__file__).resolve().parent
-TITLES = {"digits": "cluttered digits", "cifar100": "CIFAR-100"}
 CHANCE = 1 / 5
 ALL_IMAGES = {"digits": 126, "cifar100": 500}  # training images a class
 TRANSFERS = ["scratch", "ft", "fixed", "ut", "ut-mixture"]
@@ -16,7 +16,7 @@ TRANSFERS = ["scratch", "ft", "fixed", "ut", "ut-mixture"]
 
 def main() -> None:
     plotting.use_style()
-    rows = {name: pd.read_csv(HERE / "results" / f"{name}.csv") for name in TITLES}
+    rows = {name: pd.read_csv(HERE / "results" / f"{name}.csv") for name in ALL_IMAGES}
     (HERE / "results.md").write_text("\n".join([INTRODUCTION, *(section(name, frame) for name, frame in rows.items()), END]))
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4))
     salman = salman_rows(rows["digits"])

@@ -12,6 +12,8 @@ from rtl_utils.methods import METHODS
 from rtl_utils.statistics import mean_interval
 from rtl_utils.tasks import Task
 
+TITLES = {"synthetic": "synthetic task", "digits": "cluttered digits", "cifar100": "CIFAR-100"}  # data sets as figures write them
+
 # Okabe & Ito's palette: told apart by colour-blind readers, the same for a method everywhere
 COLOURS = {
     "scratch": "#7F7F7F",
@@ -91,7 +93,7 @@ def images(task: Task, ax: Axes, per_class: int = 5, split: str = "train") -> Ax
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    ax.set_title(f"{task.name} ({task.dataset})")
+    ax.set_title(f"{task.name} ({TITLES[task.dataset]})")
     return ax
 
 
@@ -125,7 +127,7 @@ def feature_weights(weights: Mapping[str, np.ndarray], ax: Axes, title: str, yla
 
 
 def by_size(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, everything: int) -> Axes:
-    """A final metric over the number of target images a class: a line a method through the means, 95 % t intervals over seeds.
+    """A final share over the number of target images a class: a line a method through the means, 95 % t intervals over seeds, cut at 0 and 1.
 
     rows: tidy rows with a column n_train; `everything` is where n_train = None (all images) stands on the axis.
     """
@@ -142,7 +144,7 @@ def by_size(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, 
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.set(xlabel="target images a class", ylabel=ylabel, title=title)
+    ax.set(xlabel="target images a class", ylabel=ylabel, title=title, ylim=(-0.03, 1.03))
     return ax
 
 

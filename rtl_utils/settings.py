@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from rtl_utils.experiments import Run
 from rtl_utils.models import CONVNET_WIDTHS, MLP_WIDTHS, build
 from rtl_utils.paths import check_taus
+from rtl_utils.plotting import TITLES
 from rtl_utils.results import Store
 from rtl_utils.tasks import NAMES, ROOT, load
 from rtl_utils.training import Sgd, check_device
@@ -25,7 +26,6 @@ DEFAULTS = {
         "n_train": (50, None),
     },
 }
-TITLES = {"synthetic": "synthetic task", "digits": "cluttered digits", "cifar100": "CIFAR-100"}
 
 
 @dataclass(frozen=True)
