@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+ifdef RTL_DATA
+export RTL_DATA := $(abspath $(RTL_DATA)) # kernels run in notebooks/
+endif
+
 .PHONY: run test lab lint refresh clean
 
 run: $(READY)            ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook

@@ -4,7 +4,8 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -53,21 +54,33 @@ def execute(notebook: Path, parameters: Mapping, folder: Path) -> Path:
     check_names(notebook, parameters)
     folder.mkdir(parents=True, exist_ok=True)
     finished, partial = folder / notebook.name, folder / f"{notebook.stem}.partial.ipynb"
-    os.environ["TQDM_DISABLE"] = "1"  # inherited by the kernel: bars inside it would end up in the outputs
     try:
-        papermill.execute_notebook(
-            notebook,
-            partial,
-            dict(parameters),
-            cwd=NOTEBOOKS,
-            progress_bar={"desc": f"{notebook.stem:22}", "disable": False},
-            extra_arguments=["--IPKernelApp.log_level=40"],  # else every kernel warns that it listens on this machine's loopback
-        )
+        with _kernel_environment():
+            papermill.execute_notebook(
+                notebook,
+                partial,
+                dict(parameters),
+                cwd=NOTEBOOKS,
+                progress_bar={"desc": f"{notebook.stem:22}", "disable": False},
+                extra_arguments=["--IPKernelApp.log_level=40"],  # else every kernel warns that it listens on this machine's loopback
+            )
     except papermill.PapermillExecutionError as error:
         raise NotebookFailed(f"{notebook.stem} stopped: {error.ename}: {error.evalue} (its cells so far: {partial})") from error
-    finally:
-        del os.environ["TQDM_DISABLE"]
     return partial.replace(finished)
+
+
+@contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """What a kernel inherits: no progress bars, which would end up in its outputs, and a data folder that holds in its working directory."""
+    before = dict(os.environ)
+    os.environ["TQDM_DISABLE"] = "1"
+    if os.environ.get("RTL_DATA"):
+        os.environ["RTL_DATA"] = str(Path(os.environ["RTL_DATA"]).resolve())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def refresh(notebook: Path, folder: Path) -> None:

@@ -50,10 +50,10 @@ def test_a_failing_notebook_names_its_error_and_keeps_what_it_did(tmp_path):
     assert (tmp_path / "05_ut_vs_ft.partial.ipynb").exists() and not (tmp_path / "05_ut_vs_ft.ipynb").exists()
 
 
-def test_pack_writes_the_real_images_again(tmp_path, cifar_folder):
-    done = rtl("data", "pack", tmp_path / "copy.npz", RTL_DATA=str(cifar_folder))
+def test_pack_writes_the_real_images_again(tmp_path, real_cifar100):
+    done = rtl("data", "pack", tmp_path / "copy.npz", RTL_DATA=str(real_cifar100))
     assert done.returncode == 0, done.stderr
-    with np.load(cifar_folder / "cifar100.npz") as old, np.load(tmp_path / "copy.npz", allow_pickle=False) as new:
+    with np.load(real_cifar100 / "cifar100.npz") as old, np.load(tmp_path / "copy.npz", allow_pickle=False) as new:
         assert set(old) == set(new) and all((old[name] == new[name]).all() for name in old)
 
 
