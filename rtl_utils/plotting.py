@@ -164,7 +164,7 @@ def forest(differences: Mapping[str, object], ax: Axes, xlabel: str, title: str)
 def legend_below(figure: plt.Figure, ax: Axes) -> None:
     """One legend for the whole figure, under it, from the entries of one of its axes."""
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if len(labels) <= 5 else 3)
 
 
 def feature_ranges(x: np.ndarray, ax: Axes, title: str) -> Axes:
