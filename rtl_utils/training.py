@@ -166,8 +166,9 @@ def check_device(device: str) -> None:
 def _strategies(replicas: Sequence[Replica], parts: int) -> list[tuple[list[int], type]]:
     """Which replicas train together, as which program: decided here alone, by what was measured.
 
-    On a CPU stacked matrix products are faster than single ones, stacked convolutions slower (44 ms a step one by one, 61 ms stacked). So nets without convolutions that share
-    a shape and a size of data are stacked, in as many parts as there are cores, and every CNN is a job of its own.
+    On a CPU stacked matrix products are faster than single ones, stacked convolutions slower (44 ms a step one by one, 61 ms stacked). So
+    nets without convolutions that share a shape and a size of data are stacked, in as many parts as there are cores, and every CNN is a job
+    of its own.
     """
     jobs: list[tuple[list[int], type]] = []
     stacks: dict[tuple, list[int]] = {}
