@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+# kernels run in notebooks/, where a relative folder would name another
 ifdef RTL_DATA
-export RTL_DATA := $(abspath $(RTL_DATA)) # kernels run in notebooks/
+export RTL_DATA := $(abspath $(RTL_DATA))
 endif
 
 .PHONY: run test lab lint refresh clean

@@ -4,6 +4,8 @@ import ast
 import hashlib
 import json
 import os
+import sqlite3
+import time
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +33,7 @@ VALUES = Table(
     Column("value", Float),
 )
 FINAL = -1
+_SWITCH_ATTEMPTS = 200  # at 0.05 s each
 
 
 class Store:
@@ -132,7 +135,13 @@ def code_version(modules: Iterable[Path]) -> str:
 
 
 def _write_ahead(connection, _record) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
+    """Let readers and a writer work at once. Switching a new file needs a moment alone for which SQLite's own time-out does not wait."""
+    for attempt in range(_SWITCH_ATTEMPTS):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            break
+        except sqlite3.OperationalError:
+            if attempt == _SWITCH_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05)
+    connection.execute("PRAGMA synchronous=NORMAL")

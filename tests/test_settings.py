@@ -168,7 +168,7 @@ def test_missing_parameter_is_named(parameters, name):
 
 
 def test_epochs_left_out_are_the_data_sets_own(parameters):
-    assert check(parameters(epochs=None)).sgd.epochs == 20
+    assert check(parameters(epochs=None)).sgd.epochs == 15
 
 
 def test_out_that_cannot_be_written_is_refused(parameters, tmp_path):
