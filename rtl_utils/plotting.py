@@ -18,12 +18,14 @@ TITLES = {"synthetic": "synthetic task", "digits": "cluttered digits", "cifar100
 COLOURS = {
     "scratch": "#7F7F7F",
     "ft": "#E69F00",
+    "ft-still": "#D55E00",
     "fixed": "#CC79A7",
+    "fixed-moving": "#8C4C73",
     "ut": "#0072B2",
     "ut-mixture": "#56B4E9",
     "backbone": "#222222",
 }
-MARKERS = {"scratch": "s", "ft": "o", "fixed": "D", "ut": "^", "ut-mixture": "v", "backbone": "P"}
+MARKERS = {"scratch": "s", "ft": "o", "ft-still": "h", "fixed": "D", "fixed-moving": "d", "ut": "^", "ut-mixture": "v", "backbone": "P"}
 
 
 def use_style() -> None:
@@ -41,7 +43,7 @@ def label(method: str) -> str:
     return METHODS[method].label if method in METHODS else method
 
 
-def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, dashed: bool = False) -> Axes:
+def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str) -> Axes:
     """A metric over epochs, one line a method: the mean over seeds, and a band from the lowest to the highest run.
 
     rows: tidy rows with columns method, seed, metric, epoch (from 0), value.
@@ -50,7 +52,7 @@ def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, d
     for method, part in chosen.groupby("method", sort=False):
         table = part.pivot_table(index="epoch", columns="seed", values="value")
         ax.fill_between(table.index + 1, table.min(axis=1), table.max(axis=1), color=COLOURS[method], alpha=0.15, linewidth=0)
-        ax.plot(table.index + 1, table.mean(axis=1), color=COLOURS[method], label=label(method), linestyle="--" if dashed else "-")
+        ax.plot(table.index + 1, table.mean(axis=1), color=COLOURS[method], label=label(method))
     ax.set(xlabel="epoch", ylabel=ylabel, title=title)
     return ax
 
@@ -75,10 +77,9 @@ def bars(rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, 
     return ax
 
 
-def chance(ax: Axes, level: float, horizontal: bool = True) -> Axes:
+def chance(ax: Axes, level: float) -> Axes:
     """A dashed grey line where guessing lies."""
-    line = ax.axhline if horizontal else ax.axvline
-    line(level, color="grey", linestyle="--", linewidth=1, label="chance")
+    ax.axhline(level, color="grey", linestyle="--", linewidth=1, label="chance")
     return ax
 
 

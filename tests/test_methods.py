@@ -114,3 +114,10 @@ def test_transfer_without_a_backbone_is_refused(ends, method):
 def test_bad_taus_are_refused(backbone, ends, taus):
     with pytest.raises(ValueError, match="taus must rise"):
         transfer("ut", backbone, *ends, **SETTINGS, taus=taus)
+
+
+def test_every_method_has_a_colour_and_a_marker_of_its_own():
+    from rtl_utils.plotting import COLOURS, MARKERS
+
+    assert set(METHODS) <= set(COLOURS) and set(METHODS) <= set(MARKERS)
+    assert len(set(COLOURS.values())) == len(COLOURS) and len(set(MARKERS.values())) == len(MARKERS)
