@@ -9,16 +9,22 @@ from pathlib import Path
 import pandas as pd
 
 from rtl_utils import methods
+from rtl_utils.coupled import Coupled
+from rtl_utils.methods import Plan
 from rtl_utils.models import Net, build, predict
 from rtl_utils.paths import CONSTANT, soft_labels
 from rtl_utils.paths import Path as TaskPath
 from rtl_utils.probing import ball_test
 from rtl_utils.results import FINAL, Store, run_key
-from rtl_utils.spurious import permute_features, plant_ball
+from rtl_utils.spurious import permute_features, plant_ball, plant_share
 from rtl_utils.tasks import Task, disjoint, load, standardise, synthetic
-from rtl_utils.training import History, Replica, Sgd, TrainingDiverged, example_loss, fit
+from rtl_utils.training import History, Replica, Sgd, TrainingDiverged, example_loss
 
-_MODULES = ("randomness", "tasks", "spurious", "models", "paths", "populations", "workers", "training", "methods", "probing", "experiments")
+_MODULES = (
+    "randomness", "tasks", "spurious", "models", "couplings", "paths", "lengths", "populations", "workers", "training", "coupled", "methods",
+    "probing", "experiments",
+)  # fmt: skip
+_COUNTER_EXAMPLES = 0.1  # share of the images of every other class that carry a ball
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Run:
     method: "backbone" or a name of METHODS; source_ball: the source class whose images carry a ball, None for a clean source;
     target_ball: every training image of the target carries one; n_train: target images a class, None for all; head: "shared", class k
     of source and target is one output (the paper), or "disjoint", every class has its own; source_sgd: how the backbone was trained, None
-    for the same as this run.
+    for the same as this run; coupled: for an iterated coupling; partitions: as in `methods.plan`, for the information lengths.
     """
 
     dataset: str
@@ -44,6 +50,8 @@ class Run:
     taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     sgd: Sgd = Sgd()
     source_sgd: Sgd | None = None
+    coupled: Coupled = Coupled()
+    partitions: int | None = None
 
     @property
     def key(self) -> str:
@@ -61,6 +69,8 @@ class Run:
             taus=CONSTANT.taus,
             sgd=self.source_sgd or self.sgd,
             source_sgd=None,
+            coupled=Coupled(),
+            partitions=None,
         )
 
 
@@ -125,7 +135,7 @@ def _check(run: Run) -> None:
         Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd)
     else:
         TaskPath(target, source)
-        methods.plan(run.method, net, source, target, seed=run.seed, sgd=run.sgd, taus=run.taus, width=run.width)
+        _transfer(run, net)
 
 
 def _needs_backbone(run: Run) -> bool:
@@ -149,21 +159,41 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
     plans = [_plan(r, store) for r in runs]
 
     def done(row: int, history: History) -> None:
-        r, (net, _) = runs[row], plans[row]
-        store.save_weights(r.key, net.cpu())
-        store.save(r.key, asdict(r), _rows(r, net, history), history.diverged)
+        r, planned = runs[row], plans[row]
+        store.save_weights(r.key, planned.net.cpu())
+        store.save(r.key, asdict(r), _rows(r, planned, history), history.diverged)
 
     with suppress(TrainingDiverged):  # stored as diverged by `done`
-        fit([replica for _, replica in plans], device=device, on_done=done, label=label)
+        methods.train(plans, device=device, on_done=done, label=label)
 
 
-def _plan(run: Run, store: Store) -> tuple[Net, Replica]:
-    source, target = tasks(run)
+def _plan(run: Run, store: Store) -> Plan:
     if run.method == "backbone":
+        source, _ = tasks(run)
         net = build(source, run.width, run.seed)
-        return net, Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd)
-    backbone = network(run.backbone(), store) if _needs_backbone(run) else None
-    return methods.plan(run.method, backbone, source, target, seed=run.seed, sgd=run.sgd, taus=run.taus, width=run.width)
+        return methods.alone(Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd))
+    return _transfer(run, network(run.backbone(), store) if _needs_backbone(run) else None)
+
+
+def _transfer(run: Run, backbone: Net | None) -> Plan:
+    source, target = tasks(run)
+    return methods.plan(
+        run.method, backbone, source, target, seed=run.seed, sgd=run.sgd, taus=run.taus, width=run.width, coupled=run.coupled,
+        shortcut=_shortcut(run), partitions=run.partitions,
+    )  # fmt: skip
+
+
+def _shortcut(run: Run) -> methods.Shortcut | None:
+    """What there is to know about the run's ball; None if there is none."""
+    if run.source_ball is None:
+        return None
+    source, target = tasks(replace(run, source_ball=None))
+    classes, others = source.y_train.unique().tolist(), target.y_train.unique().tolist()
+    ball = source.class_index(run.source_ball)
+    spread = plant_share(source, tuple(source.class_names[k] for k in classes), 1 / len(classes), run.seed)  # as many balls as before
+    if run.target_ball:
+        return methods.Shortcut(spread, target)
+    return methods.Shortcut(spread, plant_share(target, tuple(target.class_names[k] for k in others if k != ball), _COUNTER_EXAMPLES, run.seed))
 
 
 @cache
@@ -188,11 +218,26 @@ def _tasks(
     return start, start if target is None else end
 
 
-def _rows(run: Run, net: Net, history: History) -> list[tuple[str, int, float]]:
+def _rows(run: Run, planned: Plan, history: History) -> list[tuple[str, int, float]]:
     """Every epoch's history, then what is measured after training; a run that diverged has nothing to measure."""
-    series = ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length")
+    series = ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length", "source_loss")
     rows = [(metric, epoch, value) for metric in series for epoch, value in enumerate(getattr(history, metric))]
-    return rows if history.diverged else rows + [(metric, FINAL, value) for metric, value in measure(run, net).items()]
+    if history.diverged:
+        return rows
+    rows += [("coupled_distance", k, iteration.distance) for k, iteration in enumerate(planned.iterations)]
+    return rows + [(metric, FINAL, value) for metric, value in (measure(run, planned.net) | _distances(planned, history)).items()]
+
+
+def _distances(planned: Plan, history: History) -> dict[str, float]:
+    """Distances from source to target as this training measures them: weight_length, and what was asked for of information_length,
+    riemannian_length (means over pairs) and coupled_distance, each of these with its standard error."""
+    values, watch = {"weight_length": history.length[-1]}, planned.first.watch
+    if planned.iterations:
+        last = planned.iterations[-1]
+        return values | {"coupled_distance": last.distance, "coupled_distance_error": last.standard_error}
+    for name, lengths in (("information_length", watch.mean), ("riemannian_length", watch.riemannian)) if watch else ():
+        values |= {name: float(lengths.mean()), f"{name}_error": float(lengths.std(ddof=1) / len(lengths) ** 0.5)}
+    return values
 
 
 def measure(run: Run, net: Net) -> dict[str, float]:

@@ -16,16 +16,16 @@ TITLES = {"synthetic": "synthetic task", "digits": "cluttered digits", "cifar100
 
 # Okabe & Ito's palette: told apart by colour-blind readers, the same for a method everywhere
 COLOURS = {
-    "scratch": "#7F7F7F",
-    "ft": "#E69F00",
-    "ft-still": "#D55E00",
-    "fixed": "#CC79A7",
-    "fixed-moving": "#8C4C73",
-    "ut": "#0072B2",
-    "ut-mixture": "#56B4E9",
-    "backbone": "#222222",
-}
-MARKERS = {"scratch": "s", "ft": "o", "ft-still": "h", "fixed": "D", "fixed-moving": "d", "ut": "^", "ut-mixture": "v", "backbone": "P"}
+    "scratch": "#7F7F7F", "ft": "#E69F00", "ft-still": "#D55E00", "fixed": "#CC79A7", "fixed-moving": "#8C4C73", "lp-ft": "#F0C75E",
+    "mixup": "#B8860B", "l2-sp": "#A0522D", "wise-ft": "#FF9F80", "counter": "#C00000", "ut": "#0072B2", "ut-mixture": "#56B4E9",
+    "ut-annealed": "#1F3A93", "ut-fade": "#6A5ACD", "ut-decorrelated": "#00B3B3", "ct": "#009E73", "ct-annealed": "#7FB800",
+    "ct-iterated": "#004D38", "iso": "#7A5195", "backbone": "#222222",
+}  # fmt: skip
+MARKERS = {
+    "scratch": "s", "ft": "o", "ft-still": "h", "fixed": "D", "fixed-moving": "d", "lp-ft": "H", "mixup": "*", "l2-sp": "p", "wise-ft": "8",
+    "counter": "X", "ut": "^", "ut-mixture": "v", "ut-annealed": "<", "ut-fade": ">", "ut-decorrelated": "$\\oplus$", "ct": "$\\otimes$",
+    "ct-annealed": "$\\ominus$", "ct-iterated": "$\\odot$", "iso": "$\\star$", "backbone": "P",
+}  # fmt: skip
 
 
 def use_style() -> None:

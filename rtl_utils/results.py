@@ -89,7 +89,8 @@ class Store:
         frame = self.frame(keys)
         last = frame.groupby(["run", "metric"]).epoch.transform("max")
         frame = frame[(frame.epoch == FINAL) | ((frame.metric == "length") & (frame.epoch == last))].assign(epoch=FINAL)
-        flat = pd.concat([frame.drop(columns=["sgd", "source_sgd", "taus"]), pd.json_normalize(frame.sgd).set_index(frame.index)], axis=1)
+        records = [pd.json_normalize(frame[name]).set_index(frame.index) for name in ("sgd", "coupled")]
+        flat = pd.concat([frame.drop(columns=["sgd", "source_sgd", "coupled", "taus"]), *records], axis=1)
         flat.sort_values(["dataset", "source", "target", "method", "seed", "run", "metric"]).to_csv(path, index=False, float_format="%.6g")
         return path
 

@@ -47,6 +47,22 @@ def plant_ball(task: Task, classes: str | tuple[str, ...], seed: int, splits: tu
     return replace(task, **planted)
 
 
+def plant_share(task: Task, classes: tuple[str, ...], share: float, seed: int) -> Task:
+    """The task with a ball on a share of the training images of each of the classes, at least one, drawn by the seed.
+
+    The places are those of `plant_ball`. Raises ValueError for a share outside (0, 1], a task without images or a class that it lacks.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1]; got {share!r}")
+    planted = plant_ball(task, classes, seed, splits=("train",)).x_train
+    x, rng = task.x_train.clone(), generator(seed, "ball-share")
+    for name in classes:
+        rows = (task.y_train == task.class_index(name)).nonzero()[:, 0]
+        chosen = rows[torch.from_numpy(rng.permutation(len(rows))[: max(1, round(share * len(rows)))])]
+        x[chosen] = planted[chosen]
+    return replace(task, x_train=x)
+
+
 def ball_size(side: int) -> int:
     """Side of the ball in pixels: 4 on 32 x 32 images, 3 on 16 x 16."""
     return 4 if side >= 32 else 3

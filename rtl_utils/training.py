@@ -4,16 +4,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from rtl_utils.models import Net
-from rtl_utils.paths import Grid, Path, soft_labels
+from rtl_utils.paths import CONSTANT, Path, Schedule, soft_labels
 from rtl_utils.populations import Single, Stacked
 from rtl_utils.randomness import generator
-from rtl_utils.tasks import as_float
+from rtl_utils.tasks import Task, as_float
 from rtl_utils.workers import spread, usable_cores
 
 VALIDATION = 1_000  # validation examples looked at after each epoch, at most: looking must cost little beside training
@@ -25,7 +26,8 @@ class Sgd:
     """Stochastic gradient descent with the paper's settings (section 5.2); momentum 0.9 is the project's reading.
 
     v <- momentum v + lr_t (grad + weight_decay w),  w <- w - v. With `cosine`, lr_t falls from lr to 0 along half a cosine. `l1` adds the
-    lasso penalty l1 sum |w| over the first layer's weights, which asks each unit to read few inputs (notebook 01 needs it).
+    lasso penalty l1 sum |w| over the first layer's weights, which asks each unit to read few inputs (notebook 01 needs it); `l2_sp` the penalty
+    l2_sp / 2 |w - w_0|^2, a pull towards the weights that training starts from (Li et al. 2018, equation 2).
     Raises ValueError for a value outside its range.
     """
 
@@ -35,13 +37,14 @@ class Sgd:
     momentum: float = 0.9
     weight_decay: float = 0.0
     l1: float = 0.0
+    l2_sp: float = 0.0
     cosine: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a whole number, 1 or more; got {getattr(self, name)!r}")
-        for name, low, high in (("lr", 0, math.inf), ("momentum", 0, 1), ("weight_decay", 0, math.inf), ("l1", 0, math.inf)):
+        for name, low, high in (("lr", 0, math.inf), ("momentum", 0, 1), *((name, 0, math.inf) for name in ("weight_decay", "l1", "l2_sp"))):
             value = getattr(self, name)
             if type(value) not in (int, float) or not low <= value < high or (name == "lr" and value == 0):
                 rule = "positive" if name == "lr" else "in [0, 1)" if name == "momentum" else "0 or more"
@@ -52,26 +55,34 @@ class Sgd:
         return (1 + math.cos(math.pi * step / steps)) / 2 if self.cosine else 1.0
 
 
+class Watch(Protocol):
+    """What looks at a training from outside, and may gather what it sees; it comes back in the replica, wherever that was trained."""
+
+    def __call__(self, net: Net, path: Path, tau: float, done: int, epochs: int) -> None:
+        """Called before the first epoch (done = 0) and after each (done = 1 ... epochs); tau: the task of the epoch just done or to come."""
+
+
 @dataclass
 class Replica:
-    """One training: a network (trained in place), a path of tasks, a schedule of tau, a seed and how SGD runs.
+    """One training: a network (trained in place), a path of tasks, a schedule of tau, a seed, how SGD runs, and who watches.
 
     Raises ValueError for a mini-batch larger than the data, or a tau below 1 on a path without a source.
     """
 
     net: Net
     path: Path
-    schedule: Grid
+    schedule: Schedule
     seed: int
     sgd: Sgd = Sgd()
+    watch: Watch | None = None
 
     def __post_init__(self):
         if self.sgd.batch_size > len(self.path):
             raise ValueError(
                 f"batch_size must be at most the {len(self.path)} training examples of {self.path.target.name!r}; got {self.sgd.batch_size}"
             )
-        if self.path.source is None and self.schedule.taus != (1.0,):
-            raise ValueError(f"a path without a source is the target alone, so taus must be [1]; got {list(self.schedule.taus)}")
+        if self.path.source is None and self.schedule != CONSTANT:
+            raise ValueError(f"a path without a source is the target alone, so taus must be [1]; got {self.schedule}")
 
 
 @dataclass
@@ -80,7 +91,8 @@ class History:
 
     tau: the task trained on; train_loss, train_accuracy: over the mini-batches as they came, on p_tau; val_loss, val_accuracy: on the
     target's validation data, its first 1,000 examples (accuracies are NaN for a regression); length: the weight trajectory so far, the
-    sum over steps of |dw| (2-norm over all trainable weights), the paper's fine-tuning distance (section 4.2).
+    sum over steps of |dw| (2-norm over all trainable weights), the paper's fine-tuning distance (section 4.2); source_loss: on the source's
+    validation data, and start_loss: (source, target) before the first epoch, both only where the schedule is adaptive.
     """
 
     tau: list[float] = field(default_factory=list)
@@ -89,6 +101,8 @@ class History:
     val_loss: list[float] = field(default_factory=list)
     val_accuracy: list[float] = field(default_factory=list)
     length: list[float] = field(default_factory=list)
+    source_loss: list[float] = field(default_factory=list)
+    start_loss: tuple[float, float] | None = None
     diverged: str | None = None
 
 
@@ -140,20 +154,21 @@ def fit(
 
 
 def _train_apart(replicas: Sequence[Replica], jobs: Sequence[tuple[list[int], type]], done: Callable[[int, History], None], label: str) -> None:
-    def arrived(job: int, trained: list[tuple[dict[str, Tensor], History]]) -> None:
-        for row, (state, history) in zip(jobs[job][0], trained, strict=True):
+    def arrived(job: int, trained: list[tuple[dict[str, Tensor], Watch | None, History]]) -> None:
+        for row, (state, watch, history) in zip(jobs[job][0], trained, strict=True):
             replicas[row].net.load_state_dict(state)
             replicas[row].net.eval()
+            replicas[row].watch = watch
             done(row, history)
 
     groups = [([replicas[row] for row in rows], program) for rows, program in jobs]
     spread(_trained_states, groups, arrived, [len(rows) for rows, _ in jobs], label)
 
 
-def _trained_states(group: Sequence[Replica], program_type: type) -> list[tuple[dict[str, Tensor], History]]:
+def _trained_states(group: Sequence[Replica], program_type: type) -> list[tuple[dict[str, Tensor], Watch | None, History]]:
     """What a process sends back: its copies of the networks are not the caller's."""
     histories = _train(group, program_type, "cpu")
-    return [(replica.net.state_dict(), history) for replica, history in zip(group, histories, strict=True)]
+    return [(replica.net.state_dict(), replica.watch, history) for replica, history in zip(group, histories, strict=True)]
 
 
 def check_device(device: str) -> None:
@@ -177,7 +192,8 @@ def _strategies(replicas: Sequence[Replica], parts: int) -> list[tuple[list[int]
         if partly_frozen or any(isinstance(module, torch.nn.Conv2d) for module in replica.net.modules()):
             jobs.append(([row], Single))
         else:
-            net, data = replica.net, (len(replica.path), replica.path.target.x_val.shape)
+            net, ends = replica.net, (replica.path.target, *([replica.path.source] if replica.schedule.adaptive else []))
+            data = len(replica.path), *(task.x_val.shape for task in ends)
             kind = str(net), net.still_statistics, net.head.weight.dtype, replace(replica.sgd, lr=1.0), data
             stacks.setdefault(kind, []).append(row)
     return jobs + [(rows[part::parts], Stacked) for rows in stacks.values() for part in range(min(parts, len(rows)))]
@@ -203,11 +219,18 @@ def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=N
     optimiser = _Momentum(program, group)
     histories = [History() for _ in group]
     epochs = range(group[0].sgd.epochs)
+    adaptive = group[0].schedule.adaptive
+    if adaptive:
+        for history, *losses in zip(histories, _source_losses(program, paths), _validate(program, [path.target for path in paths])[0], strict=True):
+            history.start_loss = tuple(map(float, losses))
     for epoch in epochs if label is None else tqdm(epochs, desc=label, unit="epoch", leave=False):
         before = program.snapshot()
-        taus = [replica.schedule.tau(epoch, len(epochs)) for replica in group]
+        taus = [replica.schedule.tau(epoch, len(epochs), history) for replica, history in zip(group, histories, strict=True)]
+        if epoch == 0:
+            _look(group, paths, taus, 0)
         losses, accuracy = _epoch(program, optimiser, group, paths, taus, epoch)
-        val_loss, val_accuracy = _validate(program, paths)
+        val_loss, val_accuracy = _validate(program, [path.target for path in paths])
+        source_losses = _source_losses(program, paths) if adaptive else None
         values = torch.stack([losses.sum(0), accuracy, val_loss, val_accuracy, optimiser.length]).tolist()
         for r, history in enumerate(histories):
             if history.diverged is None and not (losses[:, r].isfinite().all() and math.isfinite(values[2][r] + values[4][r])):
@@ -217,12 +240,25 @@ def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=N
                 optimiser.velocity[r] = 0
             else:
                 _record(history, taus[r], *(row[r] for row in values), regression=paths[r].target.is_regression)
+                if adaptive:
+                    history.source_loss.append(float(source_losses[r]))
         program.write_back()
+        _look(group, paths, taus, epoch + 1)
         if all(history.diverged for history in histories) or (on_epoch and on_epoch(list(group), histories)):
             break
     for replica in group:
         replica.net.eval()
     return histories
+
+
+def _source_losses(program: Single | Stacked, paths: Sequence[Path]) -> Tensor:
+    return _validate(program, [path.source for path in paths])[0]
+
+
+def _look(group: Sequence[Replica], paths: Sequence[Path], taus: Sequence[float], done: int) -> None:
+    for replica, path, tau in zip(group, paths, taus, strict=True):
+        if replica.watch:
+            replica.watch(replica.net, path, tau, done, replica.sgd.epochs)
 
 
 def _epoch(
@@ -251,6 +287,7 @@ class _Momentum:
         self.lr = torch.tensor([[replica.sgd.lr] for replica in group], dtype=program.weights.dtype, device=program.weights.device)
         self.velocity = torch.zeros_like(program.weights)
         self.length = self.velocity.sum(1)
+        self.start = program.weights.clone() if self.sgd.l2_sp else None
         self.first_layer = next(p for p in group[0].net.parameters() if p.requires_grad).numel()  # lies first in the weights
 
     @torch.no_grad()
@@ -258,6 +295,8 @@ class _Momentum:
         weights, gradient, sgd = self.program.weights, self.program.gradient, self.sgd
         if sgd.weight_decay:
             gradient.add_(weights, alpha=sgd.weight_decay)
+        if sgd.l2_sp:
+            gradient.add_(weights - self.start, alpha=sgd.l2_sp)
         if sgd.l1:
             gradient[:, : self.first_layer] += sgd.l1 * weights[:, : self.first_layer].sign()
         self.velocity.mul_(sgd.momentum).addcmul_(gradient, self.lr * sgd.rate(self.steps_done, self.steps))
@@ -319,15 +358,15 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _validate(program: Single | Stacked, paths: Sequence[Path], size: int = 125) -> tuple[Tensor, Tensor]:
-    """(r,) mean losses and accuracies on the targets' validation data, `size` examples at a time."""
+def _validate(program: Single | Stacked, tasks: Sequence[Task], size: int = 125) -> tuple[Tensor, Tensor]:
+    """(r,) mean losses and accuracies on the tasks' validation data, `size` examples at a time."""
     program.train(False)
-    targets, loss, right = [path.target for path in paths], 0, 0
-    n = min(len(targets[0].y_val), VALIDATION)
+    loss = right = 0
+    n = min(len(tasks[0].y_val), VALIDATION)
     for start in range(0, n, size):
         rows = slice(start, min(start + size, n))
-        x = torch.stack([as_float(task.x_val[rows], program.weights.dtype) for task in targets])
-        y = torch.stack([soft_labels(task, task.y_val[rows]) for task in targets]).to(x.dtype)
+        x = torch.stack([as_float(task.x_val[rows], program.weights.dtype) for task in tasks])
+        y = torch.stack([soft_labels(task, task.y_val[rows]) for task in tasks]).to(x.dtype)
         output = program(_channels_last(x))
         loss = loss + example_loss(output, y).sum(1)
         right = right + (output.argmax(2) == y.argmax(2)).sum(1)
