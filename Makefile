@@ -8,7 +8,7 @@ ifdef RTL_DATA
 export RTL_DATA := $(abspath $(RTL_DATA))
 endif
 
-.PHONY: run test lab lint refresh clean
+.PHONY: run test lab lint bench refresh clean
 
 run: $(READY)            ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
 	$(BIN)/rtl run $(if $(DATASET),--dataset $(DATASET)) $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
@@ -22,6 +22,9 @@ lab: $(READY)            ## JupyterLab in the notebooks' folder
 
 lint: $(READY)
 	$(BIN)/ruff check
+
+bench: $(READY)          ## measure every speed claim, ROWS="lime memory" for some; docs/performance.md, a quarter of an hour on idle cores
+	$(BIN)/python benchmarks/bench.py $(ROWS)
 
 refresh: $(READY)        ## execute the notebooks with their defaults and store the outputs in notebooks/
 	$(BIN)/rtl refresh $(if $(NOTEBOOK),--notebook $(NOTEBOOK))

@@ -4,10 +4,12 @@ Between two checkpoints w and w' the distance of their predictions on an input x
 sqrt(2 KL) is the length ds of Fisher's metric, ds^2 = sum_k p_k (d log p_k)^2.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from rtl_utils.models import Net, folded, predict
@@ -84,6 +86,31 @@ class PairLength:
             logs.append(predict(after, x).log_softmax(-1))
             self.total[rows] += divergence(log_p, logs[-1]).sqrt().cpu()
         return torch.cat(logs)
+
+
+@dataclass
+class Trace:
+    """A watch that keeps a network's predictions on given inputs before the first epoch and after each.
+
+    x: (n, ...) inputs; steps: a list of (n, k) probabilities, one a look.
+    """
+
+    x: Tensor
+    steps: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, net: Net, path: Path, tau: float, done: int, epochs: int) -> None:
+        self.steps.append(predict(folded(net), self.x).softmax(-1).cpu())
+
+
+def planar(traces: Mapping[str, Trace]) -> dict[str, np.ndarray]:
+    """Walks of several networks through the space of predictions, in its best plane: name -> (t, 2) places.
+
+    A prediction p is the point sqrt(p) on a sphere, where Fisher's length is twice the Euclidean one; over the n inputs distances are root
+    mean squares, so a unit is half a root-mean-square Fisher length. The plane is that of the principal components of all points.
+    """
+    points = {name: np.stack([step.sqrt().numpy().ravel() / len(step) ** 0.5 for step in trace.steps]) for name, trace in traces.items()}
+    plane = PCA(2).fit(np.concatenate(list(points.values())))
+    return {name: plane.transform(walk) for name, walk in points.items()}
 
 
 _AT_ONCE = 128  # pairs: more fall out of a core's cache

@@ -18,6 +18,21 @@ TABLES = {
 BACKBONE = {"train_accuracy": 0.95, "val_accuracy": 0.80}  # "about"
 SYNTHETIC = {"backbone": 0.027, "ft": 0.075, "ut": 0.072, "scratch": 0.099}  # validation losses
 
+# Gao & Chaudhari (2021), read off their figures: sources down, targets across. Their uncoupled path is the mixture of tasks, their fine-tuning
+# distance a Riemannian length cut at 95 % of the final validation accuracy, their network a WRN-16-4: compare orders, not values.
+GAO_TASKS = ("herbivores", "carnivores", "vehicles-1", "vehicles-2", "flowers")
+GAO_DISTANCES = {
+    "fine-tuning": ((0, 87, 87, 29, 68), (82, 0, 52, 40, 110), (120, 78, 0, 26, 67), (72, 44, 57, 0, 60), (99, 41, 34, 32, 0)),
+    "uncoupled": (
+        (0, 0.29, 0.18, 0.18, 0.28), (0.37, 0, 0.20, 0.20, 0.32), (0.22, 0.22, 0, 0.30, 0.24), (0.24, 0.24, 0.27, 0, 0.31),
+        (0.25, 0.33, 0.19, 0.21, 0),
+    ),
+    "coupled": (
+        (0, 0.23, 0.18, 0.17, 0.20), (0.23, 0, 0.18, 0.17, 0.20), (0.20, 0.21, 0, 0.18, 0.20), (0.21, 0.19, 0.20, 0, 0.19),
+        (0.20, 0.19, 0.17, 0.16, 0),
+    ),
+}  # fmt: skip
+
 
 def value(source: str, target: str, name: str) -> float | None:
     """A number of the paper's tables, or None where the paper has no such pair."""

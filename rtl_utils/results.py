@@ -82,10 +82,11 @@ class Store:
         specs = pd.DataFrame([{"run": row["run"], "status": row["status"], **row["spec"]} for row in runs])
         return specs.merge(values, on="run") if len(specs) else pd.DataFrame(columns=["run", "status", "metric", "epoch", "value"])
 
-    def export(self, path: Path) -> Path:
-        """Write every run's values after training as one CSV file, sorted, the spec's records spread over columns; returns the path."""
-        with self.engine.connect() as connection:
-            keys = connection.execute(select(RUNS.c.run)).scalars().all()
+    def export(self, path: Path, keys: Iterable[str] | None = None) -> Path:
+        """Write the values after training of some runs, or all, as one CSV file, sorted, the spec's records spread over columns; returns the path."""
+        if keys is None:
+            with self.engine.connect() as connection:
+                keys = connection.execute(select(RUNS.c.run)).scalars().all()
         frame = self.frame(keys)
         last = frame.groupby(["run", "metric"]).epoch.transform("max")
         frame = frame[(frame.epoch == FINAL) | ((frame.metric == "length") & (frame.epoch == last))].assign(epoch=FINAL)

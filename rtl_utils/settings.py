@@ -4,7 +4,10 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rtl_utils.coupled import Coupled
 from rtl_utils.experiments import Run
+from rtl_utils.lengths import check_partitions
+from rtl_utils.methods import METHODS
 from rtl_utils.models import CONVNET_WIDTHS, MLP_WIDTHS, build
 from rtl_utils.paths import check_taus
 from rtl_utils.plotting import TITLES
@@ -46,6 +49,8 @@ class Settings:
     n_train: tuple[int | None, ...]
     ball_class: str | None
     points: int
+    methods: tuple[str, ...] = ()
+    coupled: Coupled = Coupled()
     store: Store | None = None
 
     @property
@@ -64,7 +69,7 @@ class Settings:
 
     @property
     def _training(self) -> dict:
-        return {"width": self.width, "taus": self.taus, "sgd": self.sgd, "source_sgd": self.source_sgd}
+        return {"width": self.width, "taus": self.taus, "sgd": self.sgd, "source_sgd": self.source_sgd, "coupled": self.coupled}
 
     def ball_of(self, source: str) -> str:
         """The class of the source task that carries the ball: `ball_class`, or the last one (the paper's kangaroo)."""
@@ -80,6 +85,11 @@ _DEFAULT_VALUES = {
     "width": None,
     "epochs": None,
     "source_epochs": None,
+    "methods": (),
+    "iterations": 4,
+    "block": None,
+    "blocks": None,
+    "partitions": 5,
 }
 _PARAMETERS = ("dataset", "seeds", "taus", "batch_size", "lr", "momentum", "device", "out", *_DEFAULT_VALUES)
 _OF_THE_KERNEL = {"In", "Out", "exit", "quit", "get_ipython", "open"}
@@ -121,8 +131,12 @@ def check(namespace: Mapping, datasets: Sequence[str] = ("digits", "cifar100")) 
         n_train=_sizes(value["n_train"], defaults["n_train"]),
         ball_class=value["ball_class"],
         points=value["points"],
+        methods=_methods(value["methods"]),
+        coupled=Coupled(value["iterations"], value["block"], value["blocks"], value["partitions"]),
     )
     _try_out(settings)
+    if "partitions" in given or "ct-iterated" in settings.methods:
+        check_partitions(value["partitions"], epochs)
     if type(value["out"]) is not str or not value["out"]:
         raise ValueError(f"out must be the name of a folder; got {value['out']!r}")
     return replace(settings, store=Store(ROOT / value["out"]))  # last: a refused notebook leaves no folder behind
@@ -143,6 +157,7 @@ def _try_out(settings: Settings) -> None:
             if settings.sgd.batch_size > len(task.y_train):
                 have = f"{len(task.y_train)} training examples of {target!r} at n_train = {n_train}"
                 raise ValueError(f"batch_size must be at most the {have}; got {settings.sgd.batch_size}")
+            settings.coupled.sizes(len(task.y_train))
         if settings.ball_class is not None:
             load(settings.dataset, source, settings.seeds[0]).class_index(settings.ball_class)
     build(task, settings.width, seed=0)
@@ -161,6 +176,12 @@ def _pairs(dataset: str, source, target) -> tuple[tuple[str, str], ...]:
         if a == b:
             raise ValueError(f"source and target must differ; both are {a!r}")
     return tuple(zip(sources, targets, strict=True))
+
+
+def _methods(names) -> tuple[str, ...]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name in METHODS for name in names):
+        raise ValueError(f"methods must be a list of names among {', '.join(METHODS)}; got {names!r}")
+    return tuple(names)
 
 
 def _seeds(seeds) -> tuple[int, ...]:

@@ -90,6 +90,42 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     return mean_interval(difference, level), p
 
 
+def keeps_out(rows: pd.DataFrame, methods: Sequence[str], allowed: float = 0.02) -> pd.DataFrame:
+    """Which methods keep the shortcut out under Salman's test: a flip rate at most `allowed` above scratch's, a clean accuracy no lower than FT's.
+
+    rows: tidy rows of one size of data with the metrics flip_rate and clean_accuracy; methods: those to judge, "scratch" and "ft" among the
+    rows. Differences are paired by seed, with 95 % intervals; the verdict is "yes" or "no" where the intervals decide, else "undecided".
+    """
+    lines = {}
+    for method in methods:
+        flips, _ = paired_difference(*paired(rows, "flip_rate", method, "scratch")) if method != "scratch" else (Interval(0.0, 0.0, 0.0, 0), 1.0)
+        clean, _ = paired_difference(*paired(rows, "clean_accuracy", method, "ft")) if method != "ft" else (Interval(0.0, 0.0, 0.0, 0), 1.0)
+        both = (flips.high <= allowed, clean.low >= 0), (flips.low > allowed, clean.high < 0)
+        lines[method] = {
+            "flip rate minus scratch, points": flips.text(scale=100), "clean accuracy minus FT, points": clean.text(scale=100),
+            "by the means": "yes" if flips.mean <= allowed and clean.mean >= 0 else "no",
+            "keeps it out": "yes" if all(both[0]) else "no" if any(both[1]) else "undecided",
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> Interval:
+    """Spearman's rank correlation with its bootstrap interval (BCa, 5,000 draws of pairs, always the same ones).
+
+    Pairs that share a task are not independent, so for distances between tasks the interval is narrower than the truth.
+    Raises ValueError for fewer than four pairs or different lengths.
+    """
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"a rank correlation needs two lists of one length, four or more; got {len(x)} and {len(y)}")
+    data = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    found = stats.bootstrap(data, _spearman, paired=True, vectorized=False, n_resamples=5_000, confidence_level=level, rng=np.random.default_rng(0))
+    return Interval(_spearman(*data), *map(float, found.confidence_interval), len(x))
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+
+
 def holm(p: Sequence[float]) -> np.ndarray:
     """(m,) p-values adjusted for m tests by Holm's step-down method."""
     return multipletests(p, method="holm")[1]
