@@ -28,7 +28,7 @@ from rtl_utils.workers import usable_cores
 
 HERE = Path(__file__).resolve().parent
 SMALL, WIDE = models.CONVNET_WIDTHS["small"], (32, 64, 128, 256)
-SYNTHETIC = Sgd(epochs=4, batch_size=64, cosine=True)
+SYNTHETIC = Sgd(epochs=8, batch_size=64, cosine=True)
 
 
 def main() -> None:
@@ -72,13 +72,13 @@ def ten_runs() -> dict:
     task = tasks.load("cifar100", "flowers", seed=0)
 
     def ours():
-        fit([_alone(models.build(task, "small", seed), task, 1, seed) for seed in range(10)])
+        fit([_alone(models.build(task, "small", seed), task, 2, seed) for seed in range(10)])
 
     def rival():
         for _ in range(10):
-            rivals.tutorial(rivals.network(SMALL), task, 1)
+            rivals.tutorial(rivals.network(SMALL), task, 2)
 
-    return {"what": "ten FT runs (one epoch each)", "against": "tutorial loop ten times", "target": 1.7, **in_turn(ours, rival, repeats=2)}
+    return {"what": "ten FT runs (2 epochs each)", "against": "tutorial loop ten times", "target": 1.7, **in_turn(ours, rival, repeats=1)}
 
 
 def fixed_feature() -> dict:
@@ -110,11 +110,12 @@ def arithmetic_rate() -> dict:
 
 def synthetic_seeds() -> dict:
     def one_by_one():
-        for replica in _synthetic_replicas():
+        for replica in replicas:
             fit([replica])
 
-    both = in_turn(lambda: fit(_synthetic_replicas()), one_by_one, repeats=2)
-    stack = _synthetic_replicas()[::3][:10]
+    replicas = _synthetic_replicas()
+    both = in_turn(lambda: fit(replicas), one_by_one, repeats=1)
+    stack = replicas[::3][:10]
     return {
         "what": f"synthetic notebook's three methods, 20 seeds ({SYNTHETIC.epochs} epochs)", "against": "`fit` one by one", "target": 4, **both,
         "profiles": {"A stack of ten MLPs, one thread": profile(lambda: _in_one_thread(stack, Stacked))},
@@ -173,13 +174,8 @@ def optimisations() -> dict:
     net = models.build(images, "small", seed=0)
     steps = [_repeated(_step(SMALL, form), 50) for form in (torch.channels_last, torch.contiguous_format)]
 
-    def stacked():
-        _in_one_thread(stack, Stacked)
-
     pairs = {
-        "stacked MLPs, 20 replicas": (stacked, lambda: [_in_one_thread([r], Single) for r in stack]),
-        "mini-batches gathered 32 at once, 20 MLPs": (stacked, lambda: _gathering_each(stack)),
-        "denormals flushed, 20 MLPs": (stacked, lambda: _with_denormals(stack)),
+        "stacked MLPs, 20 replicas": (lambda: _in_one_thread(stack, Stacked), lambda: [_in_one_thread([r], Single) for r in stack]),
         "processes of one thread, 4 CNNs": (lambda: fit(cnns), lambda: [fit([r]) for r in cnns]),
         "channels-last, 50 steps of `small`": steps,
         "features of a frozen body computed once, 20 epochs": (lambda: _frozen(net, images, once=True), lambda: _frozen(net, images, once=False)),
@@ -196,7 +192,7 @@ def evaluation() -> dict:
 
 def curves() -> dict:
     """Training steps a second over replicas, widths and images; `rate` is of the float32 matrix-product rate of all cores."""
-    images, peak = tasks.subset(tasks.load("cifar100", "flowers", seed=0), 40, seed=0), usable_cores() * _matmul_rate_of_one()
+    images, peak = tasks.subset(tasks.load("cifar100", "flowers", seed=0), 20, seed=0), usable_cores() * _matmul_rate_of_one()
     mlps = {r: _rate([_mlp(seed) for seed in range(r)]) for r in (1, 2, 4, 8, 16, 32, 64)}
     cnns = {r: _rate([_alone(models.build(images, "small", seed), images, 3, seed) for seed in range(r)]) for r in (1, 2, 4, 8, 16, 32, 64)}
     widths, rates = {}, {}
@@ -270,9 +266,9 @@ def _median_seconds(call: Callable, times: int = 60) -> float:
 
 
 def _rate(replicas: Sequence[Replica]) -> float:
-    """Training steps a second, of all replicas together, evaluations included; the worker processes are there already."""
+    """Training steps a second, of all replicas together, evaluations included."""
     steps = sum(r.sgd.epochs * -(-len(r.path) // r.sgd.batch_size) for r in replicas)
-    return steps / min(_timed(lambda: fit(replicas)) for _ in range(2))
+    return steps / _timed(lambda: fit(replicas))
 
 
 def _matmul_rate(n: int = 2048) -> float:
@@ -356,18 +352,6 @@ def _repeated(call: Callable, times: int) -> Callable:
 def _in_one_thread(replicas: Sequence[Replica], program: type) -> None:
     torch.set_num_threads(1)
     training._train(replicas, program, "cpu")
-    torch.set_num_threads(usable_cores())
-
-
-def _gathering_each(replicas: Sequence[Replica]) -> None:
-    usual, training._STEPS_AT_ONCE = training._STEPS_AT_ONCE, 1
-    _in_one_thread(replicas, Stacked)
-    training._STEPS_AT_ONCE = usual
-
-
-def _with_denormals(replicas: Sequence[Replica]) -> None:
-    torch.set_num_threads(1)
-    training._train.__wrapped__(replicas, Stacked, "cpu")
     torch.set_num_threads(usable_cores())
 
 

@@ -1,7 +1,7 @@
-"""The long runs behind docs/: `.venv/bin/python docs/sweep.py NAME`, of `digits-methods`, `cifar-methods` and `distances`.
+"""The long runs behind docs/: `.venv/bin/python docs/sweep.py NAME`, NAME being one of SWEEPS.
 
-One seed after the other, its rows exported to docs/results/NAME.csv as soon as they are there; what the store has is not trained again, so that
-a sweep that was stopped carries on where it was.
+One seed after the other. A seed's rows are exported to docs/results/NAME/seed-K.csv when all are there; a seed that has its file is not run
+again (delete the file to do so), and within a seed nothing that the store has is trained again, so a sweep that was stopped carries on.
 """
 
 import argparse
@@ -29,13 +29,21 @@ def cifar_methods(seed: int) -> list[Run]:
 
 
 def distance_runs(seed: int) -> list[Run]:
-    """The 5 x 5 matrices; the coupled one has one seed."""
-    kinds = ["fine-tuning", "uncoupled", *(["coupled"] if seed == 0 else [])]
-    fields = {"sgd": TEN, "source_sgd": Sgd(epochs=20), "coupled": Coupled(iterations=2, blocks=20, partitions=10), "partitions": 10}
-    return [run for kind in kinds for run in distances.pair_runs(paper.GAO_TASKS, kind, [seed], **fields)]
+    """Fine-tuning and uncoupled distance between the paper's five superclasses: 10 epochs from backbones of 20."""
+    return [run for kind in ("fine-tuning", "uncoupled") for run in _between_all(kind, seed)]
 
 
-SWEEPS = {"digits-methods": (digits_methods, 10), "cifar-methods": (cifar_methods, 3), "distances": (distance_runs, 3)}
+def coupled_distance_runs(seed: int) -> list[Run]:
+    """The coupled distance, 2 iterations of 10 epochs, 20 blocks of 25 x 25, 10 partitions."""
+    return _between_all("coupled", seed)
+
+
+SWEEPS = {
+    "digits-methods": (digits_methods, 10),
+    "cifar-methods": (cifar_methods, 3),
+    "distances": (distance_runs, 3),
+    "coupled-distances": (coupled_distance_runs, 1),
+}
 
 
 def main() -> None:
@@ -44,13 +52,20 @@ def main() -> None:
     parser.add_argument("--out", default="runs/sweep", help="folder of the store (default: runs/sweep)")
     arguments = parser.parse_args()
     runs_of, seeds = SWEEPS[arguments.name]
-    store, keys = Store(arguments.out), []
+    store, folder = Store(arguments.out), HERE / "results" / arguments.name
+    folder.mkdir(exist_ok=True)
     for seed in range(seeds):
-        runs = runs_of(seed)
-        experiments.run(runs, store)
-        keys += [run.key for one in runs for run in (one, one.backbone())]
-        store.export(HERE / "results" / f"{arguments.name}.csv", keys)
-        print(f"{arguments.name}: seed {seed} done", flush=True)
+        path = folder / f"seed-{seed}.csv"
+        if not path.exists():
+            runs = runs_of(seed)
+            experiments.run(runs, store)
+            store.export(path, [run.key for one in runs for run in (one, one.backbone())])
+        print(path, flush=True)
+
+
+def _between_all(kind: str, seed: int) -> list[Run]:
+    fields = {"sgd": TEN, "source_sgd": Sgd(epochs=20), "coupled": Coupled(iterations=2, blocks=20, partitions=10), "partitions": 10}
+    return distances.pair_runs(paper.GAO_TASKS, kind, [seed], **fields)
 
 
 def _under_test(dataset: str, source: str, target: str, seed: int, sgd: Sgd, coupled: Coupled) -> list[Run]:

@@ -38,17 +38,17 @@ class Coupled:
     smoothing: float = 0.05
 
     def __post_init__(self):
-        if type(self.iterations) is not int or self.iterations < 1:
-            raise ValueError(f"iterations must be a whole number, 1 or more; got {self.iterations!r}")
+        for name in ("iterations", "partitions"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a whole number, 1 or more; got {getattr(self, name)!r}")
         if not self.smoothing > 0:
             raise ValueError(f"smoothing must be above 0; got {self.smoothing!r}")
 
     def sizes(self, n_target: int) -> tuple[int, int]:
         """(block, blocks) for a target of n_target training examples. Raises ValueError if they do not fit."""
         block = max(b for b in range(1, 26) if n_target % b == 0) if self.block is None else self.block
-        blocks = n_target // max(block, 1) if self.blocks is None else self.blocks
-        check_blocks(block, blocks, n_target)
-        return block, blocks
+        check_blocks(block, self.blocks, n_target)
+        return block, self.blocks or n_target // block
 
 
 class Iteration(NamedTuple):

@@ -14,7 +14,7 @@ from scipy.sparse import csc_array
 
 from rtl_utils.randomness import generator
 
-_SOLVED = 1e-10  # largest error of a marginal at which Sinkhorn's iteration stops
+_SOLVED, _ITERATIONS = 1e-10, 1_000  # Sinkhorn's iteration stops at this error of a marginal, or after so many steps
 _UNIFORM = 1e-9  # largest error of a marginal that is accepted
 
 
@@ -28,14 +28,16 @@ class Coupling:
     matrix: csc_array
 
     def __post_init__(self):
-        matrix = self.matrix
+        matrix = csc_array(self.matrix)
+        object.__setattr__(self, "matrix", matrix)
         error = max(np.abs(matrix.sum(1 - axis) - 1 / n).max() for axis, n in enumerate(matrix.shape))
-        if matrix.data.min(initial=0) < 0 or error > _UNIFORM:
+        if matrix.data.min(initial=0) < 0 or not error <= _UNIFORM:
             raise ValueError(f"a coupling needs masses of 0 or more and uniform marginals to {_UNIFORM:g}; they are off by {error:.3g}")
 
     def partners(self, target: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """(n,) source partners of the (n,) target indices, drawn from Gamma(i | j) by inverting its distribution at (n,) numbers in [0, 1)."""
-        return self.matrix.indices[np.searchsorted(self._edges, target + uniform, side="right")]
+        found = np.searchsorted(self._edges, target + uniform, side="right")
+        return self.matrix.indices[np.minimum(found, self.matrix.indptr[target + 1] - 1)]  # the sum may round up to the next column
 
     @cached_property
     def _edges(self) -> np.ndarray:
@@ -91,7 +93,7 @@ def block_transport(cost: np.ndarray, block: int, seed: int, smoothing: float = 
     Raises ValueError for a block that does not divide the target examples.
     """
     n_source, n_target = cost.shape
-    check_blocks(block, n_target // max(block, 1), n_target)
+    check_blocks(block, None, n_target)
     order = generator(seed, "blocks").permutation(n_target)
     rank = np.empty(n_target)
     rank[order] = np.arange(n_target)
@@ -107,11 +109,11 @@ def block_transport(cost: np.ndarray, block: int, seed: int, smoothing: float = 
     return blocks
 
 
-def check_blocks(block: int, blocks: int, n_target: int) -> None:
-    """Raises ValueError unless `blocks` blocks of `block` examples lie within the target's, and blocks of this size use up all of them."""
+def check_blocks(block: int, blocks: int | None, n_target: int) -> None:
+    """Raises ValueError unless blocks of `block` examples use up the target's, and `blocks` of them (None: all) are no more than there are."""
     if type(block) is not int or block < 1 or n_target % block:
         raise ValueError(f"block must divide the {n_target} training examples of the target; got {block!r}")
-    if type(blocks) is not int or not 1 <= blocks <= n_target // block:
+    if blocks is not None and (type(blocks) is not int or not 1 <= blocks <= n_target // block):
         raise ValueError(f"blocks must lie between 1 and {n_target // block}, as {n_target} examples make no more of {block}; got {blocks!r}")
 
 
@@ -136,5 +138,16 @@ def _solve(cost: np.ndarray, source: np.ndarray, target: np.ndarray, smoothing: 
     import ot
 
     whole = source.sum()
-    solved = ot.solve(cost, source / whole, target / whole, reg=smoothing, **({"tol": _SOLVED, "max_iter": 100_000} if smoothing else {}))
-    return solved.plan * (target / whole / solved.plan.sum(0)) * whole
+    source, target = source / whole, target / whole
+    if not smoothing:
+        return ot.solve(cost, source, target).plan * whole
+    plan = ot.bregman.sinkhorn_log(source, target, cost, smoothing, numItermax=_ITERATIONS, stopThr=_SOLVED, warn=False)
+    return _rounded(plan, source, target) * whole
+
+
+def _rounded(plan: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The plan with its marginals made exact (Altschuler et al. 2017, algorithm 2), however far the iteration came."""
+    plan = plan * np.minimum(source / plan.sum(1), 1)[:, None]
+    plan = plan * np.minimum(target / plan.sum(0), 1)
+    short = np.maximum(source - plan.sum(1), 0), np.maximum(target - plan.sum(0), 0)
+    return plan + np.outer(*short) / (short[0].sum() or 1.0)

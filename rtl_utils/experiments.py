@@ -129,6 +129,8 @@ def _check(run: Run) -> None:
         raise ValueError(f"method must be one of backbone, {', '.join(methods.METHODS)}; got {run.method!r}")
     if run.head not in ("shared", "disjoint"):
         raise ValueError(f"head must be 'shared' or 'disjoint'; got {run.head!r}")
+    if run.method != "backbone" and methods.needs_shortcut(run.method) and run.source_ball is None:
+        raise ValueError(f"method {run.method!r} must know where the shortcut is, so source_ball must name a class; got None")
     source, target = tasks(run)
     net = build(source, run.width, run.seed)
     if run.method == "backbone":
@@ -190,7 +192,7 @@ def _shortcut(run: Run) -> methods.Shortcut | None:
     source, target = tasks(replace(run, source_ball=None))
     classes, others = source.y_train.unique().tolist(), target.y_train.unique().tolist()
     ball = source.class_index(run.source_ball)
-    spread = plant_share(source, tuple(source.class_names[k] for k in classes), 1 / len(classes), run.seed)  # as many balls as before
+    spread = plant_share(source, tuple(source.class_names[k] for k in classes), 1 / len(classes), run.seed)  # about as many balls
     if run.target_ball:
         return methods.Shortcut(spread, target)
     return methods.Shortcut(spread, plant_share(target, tuple(target.class_names[k] for k in others if k != ball), _COUNTER_EXAMPLES, run.seed))
@@ -198,7 +200,8 @@ def _shortcut(run: Run) -> methods.Shortcut | None:
 
 @cache
 def _key(run: Run) -> str:
-    return run_key(asdict(run), code())
+    iterated = run.method in methods.METHODS and methods.METHODS[run.method].coupling == "iterated"
+    return run_key(asdict(run if iterated else replace(run, coupled=Coupled())), code())  # other methods do not look at it
 
 
 @lru_cache(maxsize=64)  # runs on the same data share its tensors

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from rtl_utils.models import Net, predict
 from rtl_utils.tasks import Task
@@ -34,23 +35,23 @@ def lime_weights(net: Net, task: Task, points: Sequence[int], seed: int, samples
     if samples < 2:
         raise ValueError(f"samples must be 2 or more; got {samples}")
     scale = StandardScaler(with_mean=False).fit(task.x_train.numpy()).scale_
-    random, x = np.random.RandomState(seed), task.x_val.numpy()  # the generator that the library uses
-    explained = [_explain(net, x[list(points[k : k + _POINTS_AT_ONCE])], scale, random, samples) for k in range(0, len(points), _POINTS_AT_ONCE)]
+    random, x = np.random.RandomState(seed), task.x_val[list(points)].double()  # the generator that the library uses
+    explained = [_explain(net, part, torch.from_numpy(scale), random, samples) for part in x.split(_POINTS_AT_ONCE)]
     return tuple(np.concatenate(parts) for parts in zip(*explained, strict=True))
 
 
-def _explain(net: Net, x: np.ndarray, scale: np.ndarray, random: np.random.RandomState, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, d) weights and (n,) R^2 around the (n, d) points."""
+def _explain(net: Net, x: Tensor, scale: Tensor, random: np.random.RandomState, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, d) weights and (n,) R^2 around the (n, d) points. All in torch: NumPy's threads and torch's would wait for each other's cores."""
     n, d = x.shape
-    z = random.normal(size=(n, samples, d))
+    z = torch.from_numpy(random.normal(size=(n, samples, d)))
     z[:, 0] = 0
-    weight = np.exp(-np.square(z).sum(2) / (2 * 0.75**2 * d))[:, :, None]  # (n, m, 1)
-    y = as_function(net)((x[:, None] + scale * z).reshape(-1, d)).reshape(n, samples, 1).astype(float)
-    z, y = (values - (weight * values).sum(1, keepdims=True) / weight.sum(1, keepdims=True) for values in (z, y))  # the intercept is not penalised
-    weighted = (weight * z).transpose(0, 2, 1)
-    found = np.linalg.solve(weighted @ z + np.eye(d), weighted @ y)  # (n, d, 1)
-    residual, spread = ((weight * np.square(values)).sum((1, 2)) for values in (y - z @ found, y))
-    return found[:, :, 0], 1 - residual / spread
+    weight = torch.exp(-z.square().sum(2, keepdim=True) / (2 * 0.75**2 * d))  # (n, m, 1)
+    y = predict(net, (x[:, None] + scale * z).float().flatten(0, 1), size=1_000).double().reshape(n, samples, 1)
+    z, y = (values - (weight * values).sum(1, keepdim=True) / weight.sum(1, keepdim=True) for values in (z, y))  # the intercept is not penalised
+    weighted = (weight * z).transpose(1, 2)
+    found = torch.linalg.solve(weighted @ z + torch.eye(d, dtype=z.dtype), weighted @ y)  # (n, d, 1)
+    residual, spread = ((weight * values.square()).sum((1, 2)) for values in (y - z @ found, y))
+    return found[:, :, 0].numpy(), (1 - residual / spread).numpy()
 
 
 def partial_dependence_effect(net: Net, task: Task, points: int = 200, grid: int = 15) -> np.ndarray:

@@ -54,7 +54,7 @@ class PairLength:
         if done == 0:
             if path.target.is_regression:
                 raise ValueError(f"information lengths are of class probabilities; task {path.target.name!r} is a regression")
-            self.total, self._before = torch.zeros(len(self.target)), folded(net)
+            self.total, self._before, self._log_p = torch.zeros(len(self.target)), folded(net), None
         elif done - 1 in (0, *ends):  # the epoch just done is the first of its partition
             self._log_p, self._tau = self._log_p if tau == self._tau else None, tau
         if done in ends:
@@ -82,9 +82,10 @@ class PairLength:
             if weight is not None:
                 w = torch.as_tensor(weight[rows], dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.ndim - 1))
                 x = (1 - w) * as_float(path.source.x_train[self.source[rows]]) + w * x
-            log_p = predict(self._before, x).log_softmax(-1) if self._log_p is None else self._log_p[rows]
-            logs.append(predict(after, x).log_softmax(-1))
-            self.total[rows] += divergence(log_p, logs[-1]).sqrt().cpu()
+            # in float64: in float32 the rounding of the logarithms alone would be a length of 1e-4
+            log_p = predict(self._before, x).double().log_softmax(-1) if self._log_p is None else self._log_p[rows]
+            logs.append(predict(after, x).double().log_softmax(-1))
+            self.total[rows] += divergence(log_p, logs[-1]).sqrt().float().cpu()
         return torch.cat(logs)
 
 

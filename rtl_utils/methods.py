@@ -114,8 +114,12 @@ def plan(
     record = METHODS[method]
     if record.start == "backbone" and backbone is None:
         raise ValueError(f"method {method!r} starts from a backbone; got None")
-    if (record.decorrelated or record.counter_examples) and shortcut is None:
+    if needs_shortcut(method) and shortcut is None:
         raise ValueError(f"method {method!r} must know where the shortcut is; pass shortcut=Shortcut(...)")
+    if partitions is not None and record.trainable == "head, then all":
+        raise ValueError(f"method {method!r} is two trainings, whose predictions make no one path; leave partitions out")
+    if (partitions is not None or record.coupling == "iterated") and target.is_regression:
+        raise ValueError(f"information lengths are of class probabilities; task {target.name!r} is a regression")
     if record.trainable == "head, then all" and sgd.epochs < 2:
         raise ValueError(f"method {method!r} splits its epochs between the head and all weights, so it needs 2 or more; got {sgd.epochs}")
     if record.counter_examples:
@@ -124,7 +128,7 @@ def plan(
     net.still_statistics = record.statistics == "still"
     taken = schedule(record.schedule, taus, sgd.epochs)
     watch = None if partitions is None else _watch(record, source, target, partitions, sgd.epochs, seed)
-    first = Replica(net, _path(record, source, target, shortcut), taken, seed, replace(sgd, l2_sp=record.l2_sp or sgd.l2_sp), watch)
+    first = Replica(net, _path(record, source, target, shortcut), taken, seed, replace(sgd, l2_sp=sgd.l2_sp or record.l2_sp), watch)
     if record.trainable == "head" and net.still_statistics:  # the body is a fixed function: compute its features once
         first = _probe(first, sgd.epochs)
     elif record.trainable == "head":
@@ -141,6 +145,11 @@ def plan(
         check_partitions(coupled.partitions, sgd.epochs)
         planned.program = iterated(first, backbone, coupled, planned.iterations)
     return planned
+
+
+def needs_shortcut(method: str) -> bool:
+    """Whether a method can run only where there is a shortcut and its user knows where it is."""
+    return METHODS[method].decorrelated or METHODS[method].counter_examples
 
 
 def alone(replica: Replica) -> Plan:
@@ -220,7 +229,8 @@ def _probe(replica: Replica, epochs: int) -> Replica:
     """The training of the network's head on what its body makes of the target."""
     net, task = replica.net, replica.path.target
     seen = replace(task, x_train=predict_features(net, task.x_train), x_val=predict_features(net, task.x_val))
-    return Replica(Net([torch.nn.Identity()], (0.0,), net.head), Path(seen), replica.schedule, replica.seed, replace(replica.sgd, epochs=epochs))
+    net = Net([torch.nn.Identity()], (0.0,), net.head)
+    return Replica(net, Path(seen), replica.schedule, replica.seed, replace(replica.sgd, epochs=epochs), replica.watch)
 
 
 def _probe_then_all(replica: Replica) -> Program:
@@ -236,5 +246,5 @@ def _probe_then_all(replica: Replica) -> Program:
 def _average(replica: Replica, backbone: Net, share: float) -> Program:
     history = yield replica
     trained, start = replica.net.state_dict(), backbone.state_dict()
-    replica.net.load_state_dict({k: torch.lerp(v, start[k], share) if v.is_floating_point() else v for k, v in trained.items()})
+    replica.net.load_state_dict({k: torch.lerp(v, start[k].to(v.device), share) if v.is_floating_point() else v for k, v in trained.items()})
     return history

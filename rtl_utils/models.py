@@ -142,7 +142,7 @@ def predict(net: Net, x: Tensor, size: int = 250) -> Tensor:
 @torch.no_grad()
 def predict_features(net: Net, x: Tensor, size: int = 250) -> Tensor:
     """(n, d) features, the body's output, in evaluation mode, as `predict`."""
-    net.eval()
+    net = folded(net)
     return torch.cat([net.features(_inputs(net, part)) for part in x.split(size)])
 
 

@@ -94,8 +94,8 @@ class IsoClassification:
         C(tau) = (1 - tau) C_s + tau C_t <= tolerance C_0,      tau in {0, 1 / steps, ..., 1}
 
     C_s, C_t: validation losses on source and target, so that C is the one on p_tau; C_0: C_s before the transfer. After each epoch tau
-    advances as far as this holds, and else stays. So that the budget of epochs is kept and tau reaches 1, waiting is capped: in epoch e of E,
-    tau is at least 2 e / (E - 1) - 1, which forces nothing in the first half and reaches 1 in the last epoch.
+    advances to the largest value for which this holds, and else stays. So that the budget of epochs is kept and tau reaches 1, waiting is
+    capped: in epoch e of E, tau is at least 2 e / (E - 1) - 1, which forces nothing in the first half and reaches 1 in the last epoch.
 
     Gao & Chaudhari's full theory follows a thermodynamic surface: a variational autoencoder's rate and distortion stand beside the
     classification loss, and their Lagrange multipliers move with tau so that the loss stays level. A classifier has no rate or distortion;
@@ -118,8 +118,7 @@ class IsoClassification:
         step = round(history.tau[-1] * self.steps) if history.tau else 0
         source, target = (history.source_loss[-1], history.val_loss[-1]) if history.tau else history.start_loss
         level = self.tolerance * history.start_loss[0]
-        while step < self.steps and source + (step + 1) / self.steps * (target - source) <= level:
-            step += 1
+        step = max([step] + [k for k in range(step, self.steps + 1) if source + k / self.steps * (target - source) <= level])
         floor = 2 * epoch / (epochs - 1) - 1 if epochs > 1 else 1.0
         return max(step, math.ceil(floor * self.steps - 1e-9)) / self.steps
 

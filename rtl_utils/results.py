@@ -33,6 +33,7 @@ VALUES = Table(
     Column("value", Float),
 )
 FINAL = -1
+EXPORTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 _SWITCH_ATTEMPTS = 200  # at 0.05 s each
 
 
@@ -90,8 +91,10 @@ class Store:
         frame = self.frame(keys)
         last = frame.groupby(["run", "metric"]).epoch.transform("max")
         frame = frame[(frame.epoch == FINAL) | ((frame.metric == "length") & (frame.epoch == last))].assign(epoch=FINAL)
-        records = [pd.json_normalize(frame[name]).set_index(frame.index) for name in ("sgd", "coupled")]
-        flat = pd.concat([frame.drop(columns=["sgd", "source_sgd", "coupled", "taus"]), *records], axis=1)
+        records = [pd.json_normalize(frame.sgd).set_index(frame.index)]
+        if "coupled" in frame:
+            records.append(pd.json_normalize(frame.coupled).add_prefix("coupled_").set_index(frame.index))
+        flat = pd.concat([frame.drop(columns=["sgd", "source_sgd", "coupled", "taus"], errors="ignore"), *records], axis=1)
         flat.sort_values(["dataset", "source", "target", "method", "seed", "run", "metric"]).to_csv(path, index=False, float_format="%.6g")
         return path
 
@@ -116,6 +119,12 @@ class Store:
 
     def _weights(self, key: str) -> Path:
         return self.folder / "weights" / f"{key}.pt"
+
+
+def exported(name: str) -> pd.DataFrame:
+    """Rows of a long run that are kept in docs/results/NAME/, one file a seed (`docs/sweep.py`); empty if there are none yet."""
+    files = sorted((EXPORTS / name).glob("seed-*.csv"))
+    return pd.concat([pd.read_csv(path) for path in files], ignore_index=True) if files else pd.DataFrame()
 
 
 def run_key(spec: Mapping, modules: Iterable[Path]) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,7 +17,6 @@ from rtl_utils.tasks import Task, as_float
 from rtl_utils.workers import spread, usable_cores
 
 VALIDATION = 1_000  # validation examples looked at after each epoch, at most: looking must cost little beside training
-_STEPS_AT_ONCE = 32  # mini-batches gathered and blended together: uint8 until then
 
 
 @dataclass(frozen=True)
@@ -196,20 +194,10 @@ def _strategies(replicas: Sequence[Replica], parts: int) -> list[tuple[list[int]
             data = len(replica.path), *(task.x_val.shape for task in ends)
             kind = str(net), net.still_statistics, net.head.weight.dtype, replace(replica.sgd, lr=1.0), data
             stacks.setdefault(kind, []).append(row)
-    return jobs + [(rows[part::parts], Stacked) for rows in stacks.values() for part in range(min(parts, len(rows)))]
+    groups = [rows[part::parts] for rows in stacks.values() for part in range(min(parts, len(rows)))]
+    return jobs + [(rows, Stacked if len(rows) > 1 else Single) for rows in groups]
 
 
-@contextmanager
-def _flushing_denormals() -> Iterator[None]:
-    """Momenta of dead units decay to numbers below 1e-38, on which a CPU is slow; the setting is the process's, so it is put back."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@_flushing_denormals()
 def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=None, label: str | None = None) -> list[History]:
     """The loop. group: replicas that differ in weights, data, path, seed and learning rate, but not in shapes or the rest of SGD."""
     for replica in group:
@@ -338,13 +326,10 @@ def _batches(
     noise = [generator(replica.seed, "dropout", epoch) for replica in group]
     shapes = group[0].net.mask_shapes(as_float(paths[0].target.x_train[:1], dtype))
     n, size = len(paths[0]), group[0].sgd.batch_size
-    for start in range(0, n, size * _STEPS_AT_ONCE):
-        rows = slice(start, start + size * _STEPS_AT_ONCE)
-        chunks = [path.batch(draw, rows) for path, draw in zip(paths, draws, strict=True)]
-        x, y = (torch.stack(parts).to(dtype) for parts in zip(*chunks, strict=True))
-        for a in range(0, x.shape[1], size):
-            batch = x[:, a : a + size]
-            yield _channels_last(batch), y[:, a : a + size], [_masks(noise, rate, (batch.shape[1], *shape), batch) for rate, shape in shapes]
+    for start in range(0, n, size):
+        batches = [path.batch(draw, slice(start, start + size)) for path, draw in zip(paths, draws, strict=True)]
+        x, y = (torch.stack(parts).to(dtype) for parts in zip(*batches, strict=True))
+        yield _channels_last(x), y, [_masks(noise, rate, (x.shape[1], *shape), x) for rate, shape in shapes]
 
 
 def _masks(noise: Sequence, rate: float, shape: tuple[int, ...], like: Tensor) -> Tensor:

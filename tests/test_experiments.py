@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rtl_utils import experiments
+from rtl_utils.coupled import Coupled
 from rtl_utils.experiments import Run, network, run, synthetic_views
 from rtl_utils.models import predict
 from rtl_utils.results import FINAL, Store
@@ -28,6 +29,7 @@ QUICK = Run(
 DIGITS = Run(
     "digits", "digits-0-4", "digits-5-9", "ft", 0, width=(4, 4, 4, 4), taus=(0.0, 1.0), sgd=Sgd(epochs=2, batch_size=50), source_ball="4", n_train=30
 )
+COUPLED = Coupled(iterations=2, block=10, blocks=2, partitions=2)
 
 
 @pytest.fixture
@@ -185,40 +187,55 @@ def test_network_of_a_run_that_was_not_trained_is_refused(store):
         ({"taus": (0.0, 0.5)}, "taus"),
         ({"n_train": 10_000}, "10000"),
         ({"head": "split"}, "split"),
+        ({"partitions": 0}, "partitions .* got 0"),
+        ({"partitions": 3}, "partitions .* 2 epochs.* got 3"),
+        ({"method": "ct-iterated"}, "partitions .* 2 epochs.* got 10"),
+        ({"method": "ct-iterated", "coupled": replace(COUPLED, block=7)}, "block must divide the 150 .* got 7"),
+        ({"method": "ct-iterated", "coupled": replace(COUPLED, blocks=16)}, "blocks must lie between 1 and 15.* got 16"),
+        ({"method": "ut-decorrelated", "source_ball": None}, "'ut-decorrelated' must know where the shortcut is"),
+        ({"method": "counter", "source_ball": None}, "'counter' must know where the shortcut is"),
+        ({"method": "lp-ft", "sgd": Sgd(epochs=1)}, "'lp-ft' .*2 or more; got 1"),
     ],
     ids=str,
 )
 def test_impossible_run_is_refused_before_training(store, change, says):
     with pytest.raises(ValueError, match=says):
-        run([replace(DIGITS, **({"method": "ut"} | change))], store)
+        run([DIGITS, replace(DIGITS, **({"method": "ut"} | change))], store)
+    assert not files(store)
+
+
+@pytest.mark.parametrize("change", [{"partitions": 1}, {"method": "ct-iterated", "coupled": COUPLED}], ids=str)
+def test_information_length_of_a_regression_is_refused_before_training(store, change):
+    with pytest.raises(ValueError, match="regression"):
+        run([replace(QUICK, **change)], store)
     assert not files(store)
 
 
 def test_keys_differ_with_every_field():
     changes = {"seed": 1, "method": "ut", "source_ball": None, "target_ball": True, "n_train": 20, "width": "small", "taus": (0.5, 1.0)}
-    changes |= {"head": "disjoint", "sgd": Sgd(), "source_sgd": Sgd(), "source": "a", "target": "b", "dataset": "c"}
-    assert set(changes) == {field.name for field in fields(Run)}
+    changes |= {"head": "disjoint", "sgd": Sgd(), "source_sgd": Sgd(), "source": "a", "target": "b", "dataset": "c", "partitions": 2}
+    assert {*changes, "coupled"} == {field.name for field in fields(Run)}
     assert len({DIGITS.key, *(replace(DIGITS, **{name: value}).key for name, value in changes.items())}) == len(changes) + 1
 
 
-@pytest.mark.parametrize("change", [{"method": "ut"}, {"n_train": 20}, {"target_ball": True}, {"target": "other"}, {"taus": (0.5, 1.0)}], ids=str)
+def test_keys_differ_with_the_iteration_of_a_coupling_only_where_it_is_iterated():
+    iterated = replace(DIGITS, method="ct-iterated")
+    assert replace(iterated, coupled=COUPLED).key != iterated.key
+    assert replace(DIGITS, coupled=COUPLED).key == DIGITS.key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"method": "ut"}, {"n_train": 20}, {"target_ball": True}, {"target": "other"}, {"taus": (0.5, 1.0)}, {"partitions": 2}, {"coupled": COUPLED}],
+    ids=str,
+)
 def test_runs_from_one_source_share_their_backbone(change):
     assert replace(DIGITS, **change).backbone() == DIGITS.backbone()
 
 
 def test_every_module_of_a_runs_numbers_counts_in_its_key():
-    names = {path.name for path in experiments.code()}
-    assert {
-        "randomness.py",
-        "tasks.py",
-        "spurious.py",
-        "models.py",
-        "paths.py",
-        "populations.py",
-        "training.py",
-        "methods.py",
-        "experiments.py",
-    } <= names
+    names = {path.stem for path in experiments.code()}
+    assert {"randomness", "tasks", "spurious", "models", "couplings", "paths", "lengths", "populations", "training", "coupled", "methods"} <= names
     assert all(os.path.exists(path) for path in experiments.code())
 
 
@@ -229,6 +246,52 @@ def test_tasks_are_planted_as_the_run_says():
     assert torch.equal(target.x_train, plant_ball(clean["digits-5-9"], "all", 0).x_train)
     source, target = experiments.tasks(replace(DIGITS, source_ball=None, n_train=None))
     assert torch.equal(source.x_train, clean["digits-0-4"].x_train) and torch.equal(target.x_train, clean["digits-5-9"].x_train)
+
+
+def test_who_knows_the_shortcut_spreads_as_many_balls_and_counters_the_other_classes():
+    source, _ = experiments.tasks(DIGITS)
+    clean_source, clean_target = experiments.tasks(replace(DIGITS, source_ball=None))
+    shortcut = experiments._shortcut(DIGITS)
+
+    def balls(task, clean):
+        changed = (task.x_train != clean.x_train).flatten(1).any(1)
+        return [int(changed[clean.y_train == k].sum()) for k in range(5)]
+
+    planted, spread, countered = balls(source, clean_source), balls(shortcut.spread, clean_source), balls(shortcut.countered, clean_target)
+    assert planted[:4] == [0] * 4 and max(spread) - min(spread) <= 5 and sum(spread) == pytest.approx(sum(planted), rel=0.1)
+    assert countered == [3, 3, 3, 3, 0]  # a tenth of 30; class 4 is the one that the ball stands for
+    for task, clean in ((shortcut.spread, clean_source), (shortcut.countered, clean_target)):
+        assert torch.equal(task.x_val, clean.x_val) and torch.equal(task.y_train, clean.y_train)
+    everywhere = plant_ball(clean_source, "all", 0).x_train
+    both = (shortcut.spread.x_train != clean_source.x_train).flatten(1).any(1)
+    assert torch.equal(shortcut.spread.x_train[both], everywhere[both])  # each image's ball has one place
+
+
+def test_distances_are_stored_and_never_measured_twice(store):
+    wanted = [replace(DIGITS, method="ut", partitions=2), replace(DIGITS, method="ct-iterated", coupled=COUPLED)]
+    rows = run(wanted, store)
+    by_method = {method: rows[rows.method == method] for method in ("ut", "ct-iterated")}
+    for metric in ("information_length", "riemannian_length"):
+        mean, error = (final(by_method["ut"], name).item() for name in (metric, f"{metric}_error"))
+        assert 0 < error < mean
+    mean, riemannian = (final(by_method["ut"], metric).item() for metric in ("information_length", "riemannian_length"))
+    assert riemannian == pytest.approx(2 * 2**0.5 * mean, rel=1e-5)  # two partitions, Fisher's factor
+    coupled = by_method["ct-iterated"][by_method["ct-iterated"].metric == "coupled_distance"].set_index("epoch").value
+    assert sorted(coupled.index) == [FINAL, 0, 1] and coupled[FINAL] == coupled[1] and (coupled > 0).all()
+    assert 0 < final(by_method["ct-iterated"], "coupled_distance_error").item() < coupled[FINAL]
+    assert not len(final(by_method["ct-iterated"], "information_length")) and not len(final(by_method["ut"], "coupled_distance"))
+    for rows_of_one in by_method.values():
+        length = rows_of_one[rows_of_one.metric == "length"].sort_values("epoch").value
+        assert final(rows_of_one, "weight_length").item() == length.iloc[-1] > 0
+    before = files(store)
+    pd.testing.assert_frame_equal(sorted_rows(run(wanted, store)), sorted_rows(rows))
+    assert files(store) == before and len(before) == 3
+
+
+def test_losses_that_steer_tau_are_stored(store):
+    rows = run([replace(DIGITS, method="iso")], store)
+    steered = {metric: rows[(rows.metric == metric) & (rows.epoch >= 0)].value for metric in ("tau", "source_loss")}
+    assert all(len(values) == 2 for values in steered.values()) and (steered["source_loss"] > 0).all() and steered["tau"].max() == 1
 
 
 def test_disjoint_heads_have_ten_classes(store):

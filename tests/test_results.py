@@ -64,6 +64,36 @@ def test_value_that_is_not_a_number_comes_back_as_such(store):
     assert store.frame(["k"]).value.isna().all()
 
 
+RECORDS = {"sgd": {"lr": 0.1, "epochs": 3}, "coupled": {"iterations": 4, "partitions": 10}, "source_sgd": None, "partitions": 2}
+WHOLE = SPEC | RECORDS | {"dataset": "digits", "source": "a", "target": "b"}
+
+
+def exported(store, tmp_path):
+    """Header and rows of the CSV file, as text."""
+    header, *rows = [line.split(",") for line in store.export(tmp_path / "out.csv").read_text().splitlines()]
+    return header, [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_export_holds_the_values_after_training_beside_the_records(store, tmp_path):
+    store.save("k", WHOLE, [*ROWS, ("length", 0, 1.5), ("length", 1, 2.5)])
+    _, rows = exported(store, tmp_path)
+    assert {row["metric"]: float(row["value"]) for row in rows} == {"val_accuracy": 0.75, "length": 2.5}
+    assert all((row["run"], row["lr"], row["coupled_iterations"], row["epoch"]) == ("k", "0.1", "4", "-1") for row in rows)
+
+
+def test_export_has_one_name_a_column(store, tmp_path):
+    store.save("k", WHOLE, ROWS)
+    header, _ = exported(store, tmp_path)
+    assert len(set(header)) == len(header)
+
+
+def test_export_takes_runs_that_were_stored_before_a_record_was_added(store, tmp_path):
+    store.save("old", {name: value for name, value in WHOLE.items() if name not in ("coupled", "partitions")}, ROWS)
+    assert [row["run"] for row in exported(store, tmp_path)[1]] == ["old"]
+    store.save("new", WHOLE, ROWS)
+    assert sorted(row["run"] for row in exported(store, tmp_path)[1]) == ["new", "old"]
+
+
 def test_failed_save_changes_nothing(store):
     store.save("k", SPEC, ROWS)
     with pytest.raises(IntegrityError):

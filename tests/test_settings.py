@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from rtl_utils.coupled import Coupled
 from rtl_utils.settings import Settings, check
 from rtl_utils.training import Sgd
 
@@ -38,6 +39,18 @@ def test_good_parameters_become_settings(parameters, tmp_path):
     assert settings.sgd == settings.source_sgd == Sgd(lr=0.01, epochs=6, batch_size=16, momentum=0.9)
     assert settings.pairs == (("digits-0-4", "digits-5-9"),) and settings.width == (4, 4, 4, 4) and settings.points == 7
     assert settings.ball_of("digits-0-4") == "4" and settings.store.folder == tmp_path / "out"
+
+
+def test_methods_and_coupling_become_settings_and_runs(parameters):
+    settings = check(parameters(n_train=[None], methods=["ft", "ct-iterated"], iterations=2, block=19, blocks=3, partitions=6))
+    assert settings.methods == ("ft", "ct-iterated") and settings.coupled == Coupled(2, 19, 3, 6)
+    assert {run.coupled for run in settings.runs("ct-iterated")} == {settings.coupled}
+    assert check(parameters()).methods == ()
+
+
+def test_partitions_left_out_do_not_ask_for_epochs(parameters):
+    check(parameters(epochs=3))
+    assert "partitions must lie between 1 and the 3 epochs" in refusal(parameters(epochs=3, methods=["ct-iterated"]))
 
 
 def test_source_epochs_are_the_sources_alone(parameters):
@@ -130,6 +143,18 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"device": "cuda:64"}, ["device", "'cuda:64'"]),
         ({"device": None}, ["device", "None"]),
         ({"device": 0}, ["device", "0"]),
+        ({"methods": ["ft", "lora"]}, ["methods", "'lora'", "ct-iterated"]),
+        ({"methods": "ft"}, ["methods", "'ft'"]),
+        ({"methods": [["ft"]]}, ["methods", "[['ft']]"]),
+        ({"iterations": 0}, ["iterations", "0"]),
+        ({"iterations": 2.5}, ["iterations", "2.5"]),
+        ({"block": 7, "n_train": [None]}, ["block", "627", "7"]),
+        ({"block": "5"}, ["block", "'5'"]),
+        ({"blocks": 34, "n_train": [None]}, ["blocks", "33", "34"]),
+        ({"blocks": "3"}, ["blocks", "'3'"]),
+        ({"partitions": 0}, ["partitions", "0"]),
+        ({"partitions": 7}, ["partitions", "6 epochs", "7"]),
+        ({"partitions": "5"}, ["partitions", "'5'"]),
         ({"momemtum": 0.9}, ["momemtum", "not a parameter", "momentum"]),
         ({"learning_rate": 0.1, "Epochs": 3}, ["learning_rate", "Epochs", "not a parameter"]),
         ({"out": 5}, ["out", "5"]),
@@ -186,7 +211,9 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
-NAMES = sorted({*GOOD, "source", "target", "width", "n_train", "ball_class", "points", "source_epochs"})
+NAMES = sorted(
+    {*GOOD, "source", "target", "width", "n_train", "ball_class", "points", "source_epochs", "methods", "iterations", "block", "blocks", "partitions"}
+)
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtl_utils.spurious import ball, ball_places, permute_features, plant_ball
+from rtl_utils.spurious import ball, ball_places, permute_features, plant_ball, plant_share
 from rtl_utils.tasks import cifar100
 
 seeds = st.integers(0, 2**32)
@@ -71,6 +71,29 @@ def test_places_differ_with_seed_and_split(pictures):
     images = pictures().x_train
     places = {tuple(ball_places(images, seed, split).flatten().tolist()) for seed in (0, 1) for split in ("train", "val")}
     assert len(places) == 4
+
+
+@given(seed=seeds, classes=st.sets(st.sampled_from("abcde"), min_size=1), share=st.sampled_from([0.01, 0.1, 0.25, 0.5, 1.0]))
+def test_share_of_each_class_carries_the_ball_at_its_place(pictures, seed, classes, share):
+    task = pictures(a_class=8)
+    planted, everywhere = plant_share(task, tuple(sorted(classes)), share, seed), plant_ball(task, "all", seed)
+    carries = (planted.x_train != task.x_train).flatten(1).any(1)
+    expected = {0.01: 1, 0.1: 1, 0.25: 2, 0.5: 4, 1.0: 8}[share]  # of eight images a class, one at least
+    assert [int(carries[task.y_train == k].sum()) for k in range(5)] == [expected if name in classes else 0 for name in "abcde"]
+    assert torch.equal(planted.x_train[carries], everywhere.x_train[carries])
+    assert torch.equal(planted.x_val, task.x_val) and torch.equal(planted.y_train, task.y_train)
+
+
+def test_images_that_carry_a_share_differ_with_the_seed(pictures):
+    task = pictures(a_class=20)
+    chosen = [tuple((plant_share(task, ("a",), 0.25, seed).x_train != task.x_train).flatten(1).any(1).tolist()) for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
+def test_share_out_of_range_is_refused(pictures, share):
+    with pytest.raises(ValueError, match=rf"share must lie in \(0, 1\]; got {share!r}"):
+        plant_share(pictures(), ("a",), share, seed=0)
 
 
 @pytest.mark.parametrize("size", [3, 4, 20])

@@ -2,6 +2,7 @@ import copy
 import math
 import os
 import signal
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from rtl_utils.models import Net, build, mlp
-from rtl_utils.paths import CONSTANT, Grid, Path, soft_labels
+from rtl_utils.paths import CONSTANT, Grid, IsoClassification, Path, soft_labels
 from rtl_utils.populations import Single, Stacked
 from rtl_utils.tasks import as_float
 from rtl_utils.training import Replica, Sgd, TrainingDiverged, _train, example_loss, fit
@@ -49,7 +50,7 @@ def assert_close(a, b, tolerance=1e-9):
 
 
 def assert_alike(history, other, tolerance=1e-9):
-    for name in ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length"):
+    for name in ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length", "source_loss"):
         torch.testing.assert_close(getattr(history, name), getattr(other, name), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
@@ -93,7 +94,7 @@ def test_history_has_one_value_an_epoch(cnn):
         assert len(values) == 4 and all(math.isfinite(v) for v in values)
     assert all(0 <= v <= 1 for v in history.train_accuracy + history.val_accuracy)
     assert history.length == sorted(history.length) and history.length[0] > 0
-    assert history.diverged is None
+    assert history.diverged is None and history.source_loss == [] and history.start_loss is None
 
 
 def test_validation_is_on_the_target_in_evaluation_mode(cnn):
@@ -130,7 +131,9 @@ def test_length_of_one_step_is_learning_rate_times_gradient(perceptron):
 
 
 # cosine is compared without momentum: PyTorch multiplies the velocity by the rate, `Sgd` the gradient, the same where the rate stands still
-@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"weight_decay": 0.1}, {"cosine": True, "momentum": 0.0}, {"l1": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.0}, {"weight_decay": 0.1}, {"cosine": True, "momentum": 0.0}, {"l1": 0.01}, {"l2_sp": 0.5}], ids=str
+)
 @pytest.mark.parametrize("kind", ["perceptron", "cnn"])
 def test_training_is_torchs_sgd(kind, settings, request):
     sgd = Sgd(**{"lr": 0.02, "epochs": 4, "batch_size": 7, "momentum": 0.9, **settings})  # the last mini-batch is smaller
@@ -140,7 +143,7 @@ def test_training_is_torchs_sgd(kind, settings, request):
     steps = sgd.epochs * math.ceil(len(path) / sgd.batch_size)
     optimiser = torch.optim.SGD(net.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2 if sgd.cosine else 1.0)
-    length, losses = 0.0, []
+    length, losses, start = 0.0, [], nn.utils.parameters_to_vector(net.parameters()).detach().clone()
     net.train()
     for epoch in range(sgd.epochs):
         draw, total = path.draw(replica.schedule.tau(epoch, sgd.epochs), replica.seed, epoch), 0.0
@@ -151,7 +154,8 @@ def test_training_is_torchs_sgd(kind, settings, request):
             total += float(loss.detach()) * len(x)
             before = nn.utils.parameters_to_vector(net.parameters()).detach().clone()
             optimiser.zero_grad()
-            (loss + sgd.l1 * next(net.parameters()).abs().sum()).backward()
+            pull = sgd.l2_sp / 2 * (nn.utils.parameters_to_vector(net.parameters()) - start).square().sum()
+            (loss + sgd.l1 * next(net.parameters()).abs().sum() + pull).backward()
             optimiser.step()
             schedule.step()
             length += float((nn.utils.parameters_to_vector(net.parameters()).detach() - before).norm())
@@ -160,6 +164,18 @@ def test_training_is_torchs_sgd(kind, settings, request):
     assert_close(state(replica), net.state_dict(), tolerance=1e-8)
     assert history.train_loss == pytest.approx(losses, rel=1e-8)
     assert history.length[-1] == pytest.approx(length, rel=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "perceptron"])
+def test_strong_pull_keeps_the_weights_near_the_start(kind, request):
+    went = {}
+    for l2_sp in (0.0, 500.0):
+        replica = request.getfixturevalue(kind)(sgd=Sgd(lr=1e-3, epochs=4, batch_size=8, l2_sp=l2_sp))
+        start = copy.deepcopy(replica.net)
+        fit([replica])
+        pairs = zip(replica.net.parameters(), start.parameters(), strict=True)
+        went[l2_sp] = math.hypot(*(float((a - b).detach().norm()) for a, b in pairs))
+    assert 0 < went[500.0] < 0.3 * went[0.0]
 
 
 def test_dropout_zeroes_its_share_and_keeps_the_mean(table):
@@ -178,6 +194,47 @@ def test_all_replicas_of_one_seed_learn_the_same_examples_in_the_same_order(perc
     slow, fast = (perceptron(sgd=Sgd(lr=lr, epochs=1, batch_size=24)) for lr in (1e-9, 0.1))
     (a,), (b,) = fit([slow]), fit([fast])
     assert a.train_loss == pytest.approx(b.train_loss, rel=1e-6)  # one step: both saw the data before any change
+
+
+# --- adaptive schedules -----------------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(net, task):
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(net(as_float(task.x_val)), task.y_val))
+
+
+def test_adaptive_schedule_is_shown_the_losses_of_both_tasks(cnn):
+    shown = []
+
+    class Recording(IsoClassification):
+        def tau(self, epoch, epochs, history=None):
+            shown.append((epoch, epochs, len(history.tau), len(history.val_loss), len(history.source_loss)))
+            return super().tau(epoch, epochs, history)
+
+    replica = cnn(sgd=Sgd(lr=0.01, epochs=5, batch_size=8), grid=Recording(steps=8))
+    source, target = replica.path.source, replica.path.target
+    start = [cross_entropy(replica.net.eval(), task) for task in (source, target)]
+    (history,) = fit([replica])
+    assert history.start_loss == pytest.approx(start, rel=1e-5)
+    assert history.source_loss[-1] == pytest.approx(cross_entropy(replica.net, source), rel=1e-5)
+    assert history.val_loss[-1] == pytest.approx(cross_entropy(replica.net, target), rel=1e-5)
+    assert shown == [(epoch, 5, epoch, epoch, epoch) for epoch in range(5)]
+    assert len(history.tau) == len(history.source_loss) == 5 and history.tau == sorted(history.tau) and history.tau[-1] == 1
+
+
+def test_adaptive_population_equals_each_alone_beside_others(perceptron):
+    def group():
+        return [perceptron(seed, grid=IsoClassification(steps=5) if seed % 2 else Grid((0.5, 1.0))) for seed in range(6)]
+
+    alone, together = group(), group()
+    histories = fit(together)
+    for a, b, history in zip(alone, together, histories, strict=True):
+        (lone,) = fit([a])
+        assert_alike(lone, history)
+        assert_close(state(a), state(b))
+        assert (history.start_loss is None) != b.schedule.adaptive
+        assert history.start_loss == (None if lone.start_loss is None else pytest.approx(lone.start_loss))
 
 
 # --- populations ------------------------------------------------------------------------------------------------------------------------
@@ -336,6 +393,27 @@ def test_killed_worker_is_survived(cnn):
 # --- looking on, stopping, refusing -----------------------------------------------------------------------------------------------------
 
 
+class Notes:
+    """A watch that notes what it is shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, net, path, tau, done, epochs):
+        self.seen.append((net.head.weight.detach().clone(), len(path), tau, done, epochs))
+
+
+@pytest.mark.parametrize("kind", ["cnn", "perceptron"])
+def test_watch_sees_the_network_before_training_and_after_each_epoch(kind, request):
+    replica = request.getfixturevalue(kind)(sgd=Sgd(epochs=4, batch_size=8))
+    before, replica.watch = state(replica)["head.weight"], Notes()
+    fit([replica])
+    seen = replica.watch.seen
+    assert [note[1:] for note in seen] == [(len(replica.path), tau, done, 4) for done, tau in enumerate((0.5, 0.5, 0.5, 1, 1))]
+    assert torch.equal(seen[0][0], before) and torch.equal(seen[-1][0], replica.net.head.weight)
+    assert all(not torch.equal(a[0], b[0]) for a, b in pairwise(seen))
+
+
 @pytest.mark.parametrize("kind", ["cnn", "perceptron"])
 def test_on_epoch_sees_the_history_and_may_stop(kind, request):
     seen = []
@@ -366,8 +444,9 @@ def test_batch_larger_than_the_data_is_refused(pictures):
 
 
 def test_tau_below_one_without_a_source_is_refused(pictures):
-    with pytest.raises(ValueError, match=r"without a source.*got \[0.5, 1.0\]"):
-        Replica(mlp(), Path(pictures()), Grid((0.5, 1.0)), 0)
+    for schedule, says in ((Grid((0.5, 1.0)), r"0\.5, 1\.0"), (IsoClassification(), "IsoClassification")):
+        with pytest.raises(ValueError, match=rf"without a source.*got .*{says}"):
+            Replica(mlp(), Path(pictures()), schedule, 0)
 
 
 @pytest.mark.parametrize("device", ["tpu", "mps", "", "cuda:99", "cpu:x"] + ([] if torch.cuda.is_available() else ["cuda", "cuda:0"]))
@@ -386,7 +465,8 @@ def test_device_that_is_not_there_is_refused_before_training(perceptron, device)
     + [("lr", v) for v in (0, -0.1, math.nan, math.inf, "0.1", None)]
     + [("momentum", v) for v in (1, 1.5, -0.1, math.nan)]
     + [("weight_decay", v) for v in (-1, math.nan, math.inf)]
-    + [("l1", v) for v in (-1e-9, math.nan)],
+    + [("l1", v) for v in (-1e-9, math.nan)]
+    + [("l2_sp", v) for v in (-0.1, math.inf, "1")],
 )
 def test_sgd_value_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError) as error:
@@ -395,7 +475,7 @@ def test_sgd_value_out_of_range_is_refused(name, value):
 
 
 def test_paper_settings_are_the_default():
-    assert Sgd() == Sgd(lr=1e-2, epochs=50, batch_size=16, momentum=0.9, weight_decay=0.0, l1=0.0, cosine=False)
+    assert Sgd() == Sgd(lr=1e-2, epochs=50, batch_size=16, momentum=0.9, weight_decay=0.0, l1=0.0, l2_sp=0.0, cosine=False)
 
 
 def test_soft_labels_are_one_hot(pictures, table):

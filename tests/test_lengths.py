@@ -1,0 +1,225 @@
+import copy
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rtl_utils import lengths
+from rtl_utils.lengths import PairLength, Trace, divergence, planar
+from rtl_utils.models import Net, build
+from rtl_utils.paths import CONSTANT, Grid, Path
+from rtl_utils.randomness import generator
+from rtl_utils.tasks import Task, as_float
+from rtl_utils.training import Replica, Sgd, fit
+
+PAIRS = np.array([0, 3, 3, 7, 19, 11]), np.array([0, 5, 6, 7, 2, 2])
+
+
+@pytest.fixture
+def cnn(pictures):
+    """Makes a replica with a tiny CNN and a watch on a few pairs, from source to target."""
+
+    def make(
+        seed: int = 0, epochs: int = 4, partitions: int = 2, grid: Grid = Grid((0.5, 1.0)), blend: str = "mixup", double: bool = False
+    ) -> Replica:
+        net = build(pictures(), (4, 4, 4, 4), seed)
+        path = Path(pictures("target", 2), pictures("source", 1), blend=blend)
+        watch = PairLength(*PAIRS, partitions=partitions, seed=seed)
+        return Replica(net.double() if double else net, path, grid, seed, Sgd(lr=0.05, epochs=epochs, batch_size=8), watch)
+
+    return make
+
+
+def test_divergence_by_hand():
+    p, q = torch.tensor([[0.5, 0.5], [0.25, 0.75]]), torch.tensor([[0.25, 0.75], [0.25, 0.75]])
+    expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    torch.testing.assert_close(divergence(p.log(), q.log()), torch.tensor([expected, 0.0]))
+
+
+# --- a model whose length is known ------------------------------------------------------------------------------------------------------
+
+
+def walked(weights, dtype, xs=(1.0, 2.0)) -> PairLength:
+    """The watch after a walk of the two-class net of one weight, p(first class | x) = sigmoid(w x), from weight to weight."""
+    task = Task("t", "made", torch.tensor(xs)[:, None], torch.zeros(len(xs), dtype=torch.long), torch.zeros(1, 1), torch.zeros(1).long(), ("a", "b"))
+    net, steps = Net([nn.Identity()], (0.0,), nn.Linear(1, 2, bias=False)).to(dtype), len(weights) - 1
+    watch = PairLength(None, np.arange(len(xs)), partitions=steps, seed=0)
+    for done, w in enumerate(weights):
+        with torch.no_grad():
+            net.head.weight.copy_(torch.tensor([[w], [0.0]]))
+        watch(net, Path(task), 1.0, done, steps)
+    return watch
+
+
+def fisher(w0, w1, x):
+    """Length from w0 to w1: the integral of x sqrt(p (1 - p)) dw."""
+    angle = [math.asin((1 / (1 + math.exp(-w * x))) ** 0.5) for w in (w0, w1)]
+    return 2 * abs(angle[1] - angle[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_small_steps_have_fishers_length(dtype):
+    watch = walked(np.linspace(-2, 1, 401), dtype)
+    assert watch.riemannian == pytest.approx([fisher(-2, 1, 1), fisher(-2, 1, 2)], rel=1e-2)
+    assert watch.mean * 400 * 2**0.5 == pytest.approx(watch.riemannian)
+
+
+def test_way_there_and_back_is_twice_as_long():
+    there = np.linspace(-1, 1, 101)
+    both = walked([*there, *there[-2::-1]], torch.float64)
+    assert both.riemannian == pytest.approx(2 * walked(there, torch.float64).riemannian, rel=1e-2)
+    assert both.riemannian == pytest.approx([2 * fisher(-1, 1, 1), 2 * fisher(-1, 1, 2)], rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_net_that_stands_still_has_no_length(dtype):
+    assert walked([0.7] * 5, dtype).mean.tolist() == [0, 0]
+
+
+# --- on real trainings ------------------------------------------------------------------------------------------------------------------
+
+
+class Snapshots:
+    """A watch that keeps tau and a copy of the network at every look, and shows them to another watch too."""
+
+    def __init__(self, other):
+        self.other, self.taus, self.nets = other, [], []
+
+    def __call__(self, net, path, tau, done, epochs):
+        self.taus.append(tau)
+        self.nets.append(copy.deepcopy(net).eval())
+        self.other(net, path, tau, done, epochs)
+
+
+@pytest.mark.parametrize("at_once", [4, 128])
+@pytest.mark.parametrize(
+    ("epochs", "partitions", "taus", "blend"),
+    [
+        (3, 3, (0, 0.5, 1), "mixup"),
+        (6, 6, (0, 0.5, 1), "mixup"),  # tau stays from one partition to the next
+        (7, 3, (0, 0.25, 0.5, 1), "mixup"),  # partitions of two and three epochs, across changes of tau
+        (4, 1, (0, 1), "mixup"),
+        (6, 4, (0.2, 0.8, 1), "mixture"),
+        (6, 6, (0.5, 1), "annealed"),
+    ],
+)
+def test_length_is_that_of_a_plain_loop_over_pairs(cnn, monkeypatch, at_once, epochs, partitions, taus, blend):
+    monkeypatch.setattr(lengths, "_AT_ONCE", at_once)
+    replica = cnn(epochs=epochs, partitions=partitions, grid=Grid(taus), blend=blend, double=True)
+    watch, path = replica.watch, replica.path
+    seen = replica.watch = Snapshots(watch)
+    fit([replica])
+    expected = np.zeros(len(PAIRS[0]))
+    ends = [m * epochs // partitions for m in range(partitions + 1)]
+    for begin, end in pairwise(ends):
+        tau = seen.taus[begin + 1]  # of the partition's first epoch
+        assert tau == replica.schedule.tau(begin, epochs)
+        weights = path.weights(tau, generator(replica.seed, "length"), len(expected))
+        for pair, (i, j, w) in enumerate(zip(*PAIRS, weights, strict=True)):
+            x = ((1 - w) * as_float(path.source.x_train[i]) + w * as_float(path.target.x_train[j])).double()[None]
+            with torch.no_grad():
+                p, q = (seen.nets[look](x)[0].softmax(0) for look in (begin, end))
+            expected[pair] += math.sqrt(float((p * (p / q).log()).sum()))
+    assert (expected > 0).all()
+    assert watch.mean == pytest.approx(expected / partitions, rel=1e-4)
+    assert watch.riemannian == pytest.approx(expected * 2**0.5, rel=1e-4)
+
+
+def test_path_of_the_target_alone_is_measured_on_its_examples(cnn):
+    along, alone = cnn(grid=Grid((1.0,))), cnn()
+    alone.path, alone.schedule, alone.watch = Path(alone.path.target), CONSTANT, replace(alone.watch, source=None)
+    fit([along]), fit([alone])
+    assert along.watch.mean.tolist() == alone.watch.mean.tolist()
+
+
+def test_watching_changes_nothing(cnn):
+    watched, unwatched = cnn(partitions=4), cnn()
+    unwatched.watch = None
+    assert fit([watched]) == fit([unwatched])
+    assert all(torch.equal(value, unwatched.net.state_dict()[name]) for name, value in watched.net.state_dict().items())
+
+
+def test_watch_may_be_used_again(cnn):
+    first, second, fresh = cnn(0), cnn(1), cnn(1)
+    fit([first], on_epoch=lambda replicas, histories: len(histories[0].tau) == 2)  # stopped half way
+    second.watch, second.watch.seed = first.watch, 1
+    fit([second]), fit([fresh])
+    assert second.watch.mean.tolist() == fresh.watch.mean.tolist()
+
+
+def test_lengths_come_back_from_other_processes(cnn):
+    alone, together = ([cnn(seed) for seed in range(2)] for _ in range(2))
+    for replica in alone:
+        fit([replica])
+    fit(together)
+    for a, b in zip(alone, together, strict=True):
+        assert b.watch.mean.tolist() == a.watch.mean.tolist() and (b.watch.mean > 0).all()
+
+
+def test_stacked_networks_are_watched_each_for_itself(pictures):
+    def linear(seed):
+        flat = [
+            replace(task, x_train=as_float(task.x_train).flatten(1), x_val=as_float(task.x_val).flatten(1))
+            for task in (pictures("target", 2), pictures("source", seed))
+        ]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = Net([nn.Identity()], (0.0,), nn.Linear(768, 5)).double()
+        return Replica(net, Path(*flat), Grid((0.5, 1.0)), seed, Sgd(lr=1e-3, epochs=4, batch_size=8), PairLength(*PAIRS, partitions=2, seed=seed))
+
+    alone, together = ([linear(seed) for seed in (1, 5, 6, 7)] for _ in range(2))
+    for replica in alone:
+        fit([replica])
+    fit(together)
+    for a, b in zip(alone, together, strict=True):
+        assert b.watch.mean == pytest.approx(a.watch.mean, rel=1e-5)
+    assert len({float(replica.watch.mean[0]) for replica in together}) == 4
+
+
+# --- traces of predictions --------------------------------------------------------------------------------------------------------------
+
+
+def test_trace_keeps_the_predictions_before_training_and_after_each_epoch(cnn):
+    replica = cnn(epochs=3)
+    x = replica.path.target.x_val[:6]
+    with torch.no_grad():
+        before = replica.net.eval()(as_float(x)).softmax(1)
+    replica.watch = Trace(x)
+    fit([replica])
+    assert [step.shape for step in replica.watch.steps] == [(6, 5)] * 4
+    torch.testing.assert_close(replica.watch.steps[0], before)
+    with torch.no_grad():
+        torch.testing.assert_close(replica.watch.steps[-1], replica.net(as_float(x)).softmax(1))
+
+
+def test_plane_keeps_the_distances_of_walks_that_lie_in_it():
+    walks = {name: torch.tensor(first)[:, None] for name, first in (("a", [0.1, 0.3, 0.5]), ("b", [0.9, 0.5]))}
+    traces = {name: Trace(torch.zeros(1, 1), [torch.stack([p, 1 - p], 1) for p in walk]) for name, walk in walks.items()}
+    points = np.concatenate(list(planar(traces).values()))
+    p = torch.cat(list(walks.values())).numpy()
+    roots = np.sqrt(np.hstack([p, 1 - p]))  # with one input and two classes a prediction is a point on a circle
+    for places in (points, roots):
+        places -= places.mean(0)
+    np.testing.assert_allclose(points @ points.T, roots @ roots.T, atol=1e-6)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 5, 2.0, True, "2"])
+def test_partitions_that_do_not_fit_are_refused_before_training(cnn, partitions):
+    replica = cnn(partitions=partitions)
+    before = copy.deepcopy(replica.net.state_dict())
+    with pytest.raises(ValueError, match=f"partitions must lie between 1 and the 4 epochs.*got {partitions!r}"):
+        fit([replica])
+    assert all(torch.equal(value, before[name]) for name, value in replica.net.state_dict().items())
+
+
+def test_regression_has_no_information_length(table):
+    replica = Replica(build(table(), "plain", 0), Path(table()), CONSTANT, 0, Sgd(epochs=1), PairLength(None, np.arange(3), 1, 0))
+    with pytest.raises(ValueError, match="task 'target' is a regression"):
+        fit([replica])
