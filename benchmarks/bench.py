@@ -115,9 +115,10 @@ def synthetic_seeds() -> dict:
 
     replicas = _synthetic_replicas()
     both = in_turn(lambda: fit(replicas), one_by_one, repeats=1)
-    stack = replicas[::3][:10]
+    stack, steps = replicas[::3][:10], 60 * SYNTHETIC.epochs * -(-2_000 // SYNTHETIC.batch_size)
     return {
         "what": f"synthetic notebook's three methods, 20 seeds ({SYNTHETIC.epochs} epochs)", "against": "`fit` one by one", "target": 4, **both,
+        "floor_s": 6 * 92_001 * SYNTHETIC.batch_size * steps / (usable_cores() * _matmul_rate_of_one()),
         "profiles": {"A stack of ten MLPs, one thread": profile(lambda: _in_one_thread(stack, Stacked))},
     }  # fmt: skip
 
@@ -192,9 +193,9 @@ def evaluation() -> dict:
 
 def curves() -> dict:
     """Training steps a second over replicas, widths and images; `rate` is of the float32 matrix-product rate of all cores."""
-    images, peak = tasks.subset(tasks.load("cifar100", "flowers", seed=0), 20, seed=0), usable_cores() * _matmul_rate_of_one()
+    images, peak = tasks.subset(tasks.load("cifar100", "flowers", seed=0), 100, seed=0), usable_cores() * _matmul_rate_of_one()
     mlps = {r: _rate([_mlp(seed) for seed in range(r)]) for r in (1, 2, 4, 8, 16, 32, 64)}
-    cnns = {r: _rate([_alone(models.build(images, "small", seed), images, 3, seed) for seed in range(r)]) for r in (1, 2, 4, 8, 16, 32, 64)}
+    cnns = {r: _rate([_alone(models.build(images, "small", seed), images, 1, seed) for seed in range(r)]) for r in (1, 2, 4, 8, 16, 32, 64)}
     widths, rates = {}, {}
     for factor in (0.5, 1, 2, 3, 4):
         width = tuple(int(factor * w) for w in SMALL)

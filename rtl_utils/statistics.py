@@ -110,7 +110,7 @@ def keeps_out(rows: pd.DataFrame, methods: Sequence[str], allowed: float = 0.02)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> Interval:
-    """Spearman's rank correlation with its bootstrap interval (BCa, 5,000 draws of pairs, always the same ones).
+    """Spearman's rank correlation with its bootstrap interval (percentiles of 5,000 draws of pairs, always the same ones).
 
     Pairs that share a task are not independent, so for distances between tasks the interval is narrower than the truth.
     Raises ValueError for fewer than four pairs or different lengths.
@@ -118,11 +118,14 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"a rank correlation needs two lists of one length, four or more; got {len(x)} and {len(y)}")
     data = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    found = stats.bootstrap(data, _spearman, paired=True, vectorized=False, n_resamples=5_000, confidence_level=level, rng=np.random.default_rng(0))
+    drawn = {"n_resamples": 5_000, "confidence_level": level, "method": "percentile", "rng": np.random.default_rng(0)}
+    found = stats.bootstrap(data, _spearman, paired=True, vectorized=False, **drawn)
     return Interval(_spearman(*data), *map(float, found.confidence_interval), len(x))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:  # a draw of one pair alone has no order
+        return 0.0
     return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
 
 

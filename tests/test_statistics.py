@@ -5,8 +5,21 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
-from rtl_utils.statistics import Interval, holm, interquartile_mean, mean_interval, paired, paired_difference, share_interval, summary, verdict
+from rtl_utils.statistics import (
+    Interval,
+    holm,
+    interquartile_mean,
+    keeps_out,
+    mean_interval,
+    paired,
+    paired_difference,
+    rank_correlation,
+    share_interval,
+    summary,
+    verdict,
+)
 
 values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20)
 
@@ -164,3 +177,48 @@ def test_summary_has_a_row_a_group_and_a_column_a_metric(rows):
     assert table.loc["ft", "accuracy (%)"] == mean_interval([0.5, 0.7, 0.6]).text(1, 100)
     assert table.loc["ft", "loss"] == "1.50" and table.loc["ut", "loss"] == ""
     assert list(summary(rows, metrics, by=["source", "method"]).index) == [("a", "ft"), ("a", "ut")]
+
+
+def test_rank_correlation_of_a_rising_and_of_a_falling_function_is_one_and_minus_one():
+    x = np.array([4.0, -7, 0, 2, 11, -1])
+    assert rank_correlation(x, np.exp(x / 10)).mean == pytest.approx(1)
+    assert rank_correlation(x, -(x**3)).mean == pytest.approx(-1)
+
+
+def test_rank_correlation_is_spearmans_and_lies_in_its_interval():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=20)
+    y = x + rng.normal(size=20)
+    found = rank_correlation(x, y)
+    assert found.mean == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert -1 <= found.low < found.mean < found.high <= 1 and found.low > 0
+
+
+def test_rank_correlation_of_few_or_unequal_pairs_is_refused():
+    for x, y in (([1, 2, 3], [1, 2, 3]), ([1, 2, 3, 4], [1, 2, 3])):
+        with pytest.raises(ValueError, match="four or more"):
+            rank_correlation(x, y)
+
+
+def salman(flips, clean):
+    """Rows of a test with six seeds; flips and clean: method -> the mean, around which the seeds lie within half a point."""
+    return pd.DataFrame(
+        [
+            {"source": "s", "target": "t", "seed": seed, "method": m, "epoch": -1, "metric": metric, "value": mean + 0.001 * (seed - 2.5) * (k % 2)}
+            for metric, means in (("flip_rate", flips), ("clean_accuracy", clean))
+            for k, (m, mean) in enumerate(means.items())
+            for seed in range(6)
+        ]
+    )
+
+
+def test_keeping_the_shortcut_out_asks_for_few_flips_and_for_accuracy():
+    flips = {"scratch": 0.10, "ft": 0.15, "good": 0.11, "flipping": 0.30, "weak": 0.10}
+    clean = {"scratch": 0.60, "ft": 0.70, "good": 0.72, "flipping": 0.75, "weak": 0.60}
+    found = keeps_out(salman(flips, clean), list(flips))["keeps it out"]
+    assert found.to_dict() == {"scratch": "no", "ft": "no", "good": "yes", "flipping": "no", "weak": "no"}
+
+
+def test_keeping_the_shortcut_out_is_undecided_on_one_seed():
+    rows = salman({"scratch": 0.1, "ft": 0.1, "x": 0.1}, {"scratch": 0.6, "ft": 0.6, "x": 0.7})
+    assert keeps_out(rows[rows.seed == 0], ["x"]).loc["x"].to_dict()["keeps it out"] == "undecided"
