@@ -88,6 +88,6 @@ of the machine's float32 matrix-product rate (the percentages, of one core); the
 start-up and evaluation come in between."""
 PROFILES = """Self time of the operations that take most of it, by torch's profiler, whose own cost makes small operations look larger than they
 are."""
-STACKS = """**Why the synthetic row misses its target.** Its mini-batches hold 64 samples, so a step of one MLP is already arithmetic more than
-overhead: at the matrix-product rate of all cores the multiply-adds alone would take {floor_s:.1f} s of our {ours_s:.1f} s. Stacking removes the
-overhead; then the batched products (`aten::bmm` below), and what two stacks read and write beside them, set the pace."""
+STACKS = """**Why the synthetic row misses its target.** At the matrix-product rate of all cores the multiply-adds alone would take {floor_s:.1f} s of
+our {ours_s:.1f} s. At mini-batches of 64 the batched products (`aten::bmm` below) run near that rate already and set the pace, so stacking can
+take away only what lies around them; copies of the gradient and momentum's updates are the next in line."""
