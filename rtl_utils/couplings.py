@@ -45,7 +45,7 @@ class Coupling:
         start, mass = self.matrix.indptr, self.matrix.data * self.matrix.shape[1]
         edges = np.cumsum(mass)
         column = np.repeat(np.arange(len(start) - 1), np.diff(start))
-        edges = column + edges - np.concatenate([[0], edges])[start[column]]
+        edges = np.minimum(column + edges - np.concatenate([[0], edges])[start[column]], column + 1)
         edges[start[1:] - 1] = np.arange(1, len(start))  # whatever the sums' rounding, a column ends where the next begins
         return edges
 
