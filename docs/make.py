@@ -1,11 +1,12 @@
-"""Writes docs/results.md and its pictures from the exported rows in docs/results/: `.venv/bin/python docs/make.py`."""
+"""Writes docs/results.md, docs/distances.md and their pictures from the exported rows in docs/results/: `.venv/bin/python docs/make.py`."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
-from rtl_utils import paper, plotting, statistics
+from rtl_utils import distances, paper, plotting, statistics
 from rtl_utils.methods import METHODS
 from rtl_utils.plotting import TITLES
 from rtl_utils.results import exported
@@ -19,17 +20,73 @@ TRANSFERS = ["scratch", "ft", "fixed", "ut", "ut-mixture"]
 def main() -> None:
     plotting.use_style()
     rows = {name: in_order(pd.read_csv(HERE / "results" / f"{name}.csv")) for name in ALL_IMAGES}
-    sections = [*(section(name, frame) for name, frame in rows.items()), every_method(exported("digits-methods"))]
+    methods_sections = [every_method(name, exported(name)) for name in TESTED]
+    for name in TESTED:
+        trade_offs(name, exported(name)).savefig(HERE / f"{name}.png")
+    sections = [*(section(name, frame) for name, frame in rows.items()), *methods_sections, every_pair(exported("cifar-pairs"))]
     (HERE / "results.md").write_text("\n".join([INTRODUCTION, *sections, END]))
+    flip_rates(ball_at_test(rows["digits"])).savefig(HERE / "flip_rate.png")
+    (HERE / "distances.md").write_text(distances_page(pd.concat([exported("distances"), exported("coupled-distances")])))
+
+
+def flip_rates(rows: pd.DataFrame) -> plt.Figure:
+    """The README's picture: what the ball does at test time, over the number of target images."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4))
-    at_test = ball_at_test(rows["digits"])
-    plotting.by_size(at_test, "flip_rate", axes[0], "predictions that the ball flips", f"flip rate ({TITLES['digits']})", ALL_IMAGES["digits"])
-    plotting.by_size(
-        at_test, "ball_share", axes[1], "predictions in the ball's class", f"ball on every test image ({TITLES['digits']})", ALL_IMAGES["digits"]
-    )
+    everything, title = ALL_IMAGES["digits"], TITLES["digits"]
+    plotting.by_size(rows, "flip_rate", axes[0], "predictions that the ball flips", f"flip rate ({title})", everything)
+    plotting.by_size(rows, "ball_share", axes[1], "predictions in the ball's class", f"ball on every test image ({title})", everything)
     plotting.chance(axes[1], CHANCE)
     plotting.legend_below(figure, axes[1])
-    figure.savefig(HERE / "flip_rate.png")
+    return figure
+
+
+def trade_offs(name: str, rows: pd.DataFrame) -> plt.Figure:
+    """Flips over clean accuracy of every method, few images at the left, all at the right."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 7), sharey=True)
+    for ax, (size, part) in zip(axes, by_images(rows), strict=True):
+        plotting.trade_off(part, ax, f"{size} target images a class ({TESTED[name][0]})")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def by_images(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The transfers of a sweep, at each number of target images a class."""
+    transfers = rows[rows.method != "backbone"]
+    return list(transfers.groupby(transfers.n_train.map(lambda n: "all" if pd.isna(n) else f"{n:.0f}")))
+
+
+def distances_page(rows: pd.DataFrame) -> str:
+    """The 5 x 5 matrices as Markdown; draws its three pictures."""
+    matrices = {kind: distances.matrix(rows, paper.GAO_TASKS, kind) for kind in distances.KINDS}
+    ours = {kind: matrices[kind] for kind in paper.GAO_DISTANCES}
+    heat_maps(ours).savefig(HERE / "distances.png")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+    for (kind, m), ax in zip(ours.items(), axes, strict=True):
+        plotting.places(distances.embedding(m), m.names, distances.KINDS[kind].unit, ax, f"{kind} distance (CIFAR-100)")
+    figure.savefig(HERE / "places.png")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True)
+    for (kind, m), ax in zip(ours.items(), axes, strict=True):
+        found = distances.KINDS[kind]
+        reached = distances.accuracies(rows, m.names, found.method)
+        plotting.by_target(m, reached, ax, f"{kind} distance, {found.unit}", f"{plotting.label(found.method)} (CIFAR-100)")
+    axes[0].set_ylabel("validation accuracy after transfer")
+    plotting.legend_below(figure, axes[0])
+    figure.savefig(HERE / "accuracy_over_distance.png")
+    table = markdown(distances.rank_table(matrices, rows, paper.GAO_DISTANCES))
+    counts = {kind: rows[rows.method == distances.KINDS[kind].method] for kind in ours}
+    return DISTANCES.format(table=table, seeds="; ".join(f"{kind}: {seeds(part)}" for kind, part in counts.items()))
+
+
+def heat_maps(ours: dict[str, distances.Matrix]) -> plt.Figure:
+    """Our matrices over Gao & Chaudhari's."""
+    figure, axes = plt.subplots(2, 3, figsize=(16, 9.4))
+    for column, (kind, m) in zip(axes.T, ours.items(), strict=True):
+        published, none = np.array(paper.GAO_DISTANCES[kind], dtype=float), np.full((len(m.names),) * 2, np.nan)
+        theirs, digits = distances.Matrix(kind, m.names, published, none, none), 0 if kind == "fine-tuning" else 2
+        unit, title = distances.KINDS[kind].unit, distances.KINDS[kind].title
+        plotting.distances(m, unit, column[0], f"{title} (CIFAR-100)", digits)
+        plotting.distances(theirs, "their unit", column[1], f"{kind} distance, Gao & Chaudhari (CIFAR-100)", digits)
+    return figure
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -51,17 +108,24 @@ def section(name: str, rows: pd.DataFrame) -> str:
     return "\n\n".join([*parts, "### Verdicts", verdicts(clean_rows, ball_rows, test_rows), ""])
 
 
-def every_method(rows: pd.DataFrame) -> str:
+def every_method(name: str, rows: pd.DataFrame) -> str:
     """Salman's test of all methods, at each size of data."""
-    rows = rows[rows.method != "backbone"].assign(images=rows.n_train.map(lambda n: "all" if pd.isna(n) else f"{n:.0f}"))
-    names = {"clean_accuracy": "accuracy, no ball, %", "ball_accuracy": "accuracy, ball, %", "flip_rate": "flip rate, %"}
-    columns = {metric: (heading, 100, 1) for metric, heading in names.items()}
-    parts = [f"## Every method, one test ({TITLES['digits']}, {seeds(rows)})", EVERY_METHOD]
-    for size, part in rows.groupby("images"):
+    title, setting = TESTED[name]
+    columns = {metric: (heading, 100, 1) for metric, heading in statistics.BALL_TEST.items()}
+    picture = f"![Flips over clean accuracy, a marker a method]({name}.png)"
+    parts = [f"## Every method, one test ({title}, {seeds(rows)})", f"{EVERY_METHOD} {setting}", picture]
+    for size, part in by_images(rows):
         values = statistics.summary(part, columns, by=["method"]).loc[list(METHODS)]
         table = values.join(statistics.keeps_out(part, list(METHODS))).assign(**{"user must know": [METHODS[m].knows for m in METHODS]})
         parts += [f"### {size} target images a class", markdown(table.rename(index=plotting.label))]
     return "\n\n".join([*parts, ""])
+
+
+def every_pair(rows: pd.DataFrame) -> str:
+    """All methods on the paper's three pairs, from a clean backbone and from one that knows the ball."""
+    order = pd.MultiIndex.from_product([[*paper.TABLES], METHODS]).map(lambda key: (*key[0], key[1]))
+    table = statistics.ball_test_table(rows[rows.method != "backbone"]).loc[order]
+    return "\n\n".join([f"## Every method on the paper's three pairs (CIFAR-100, {seeds(rows)})", EVERY_PAIR, markdown(table), ""])
 
 
 def seeds(rows: pd.DataFrame) -> str:
@@ -171,17 +235,59 @@ over seeds, which may pass 100 % where runs crowd at the edge; a single seed has
 differences under three points. A seed sets the weights, the order of the images, the places of the ball and, on the digits, the images
 themselves. All runs: CPU, float32, mini-batch 16, SGD 0.01 with momentum 0.9, `small` network; 20 epochs on the digits, 50 on CIFAR-100.
 """
+TESTED = {  # a sweep -> its title and what was trained how long
+    "digits-methods": (TITLES["digits"], "All take 20 epochs; an iterated coupling takes four times 20."),
+    "cifar-methods": (
+        f"{TITLES['cifar100']}, herbivores → flowers",
+        "The backbone takes 20 epochs; transfers take 20 at 50 images a class and 10 at 500, an iterated coupling twice that.",
+    ),
+}
+EVERY_PAIR = """50 target images a class, 20 epochs. First the accuracy of a transfer with no ball anywhere, then the test of the sections above."""
 EVERY_METHOD = """The backbone has the ball on one class, the target is clean, the ball turns up at test time. A method keeps the shortcut out if it
 flips at most 2 points more predictions than training from scratch and is no less accurate on clean images than fine-tuning; "yes" and "no" where
-the intervals of both differences decide, else "undecided". All take 20 epochs; an iterated coupling takes four times 20. Methods and their
-sources are in `rtl_utils/methods.py`."""
+the intervals of both differences decide, else "undecided"; in the picture that is the shaded corner. Methods and their sources are in `rtl_utils/methods.py`."""
+DISTANCES = """# Distances between tasks
+
+The five superclasses of CIFAR-100 on which Gao & Chaudhari (2021) measure distances; written by `docs/make.py` from the rows in
+`docs/results/`. Sources stand at the left, targets below; under a mean stands half of its 95 % interval, over seeds, or with one seed over
+blocks of pairs. {seeds}.
+
+Backbones take 20 epochs, transfers 10, with 10 partitions of the path (`small` network, SGD 0.01 with momentum 0.9, mini-batch 16, CPU). The
+coupled distance is that of the second iteration, over 20 blocks of 25 x 25 pairs. Equations stand in `rtl_utils/distances.py`.
+
+![Our matrices and those of Gao & Chaudhari](distances.png)
+
+Their uncoupled path is the mixture of tasks, their fine-tuning distance a Riemannian length cut at 95 % of the final validation accuracy, and
+their network another: compare the order of entries, not their sizes.
+
+## Tasks as places
+
+Classical scaling of the matrices, made symmetric by their mean.
+
+![The five tasks in a plane, by each distance](places.png)
+
+## Do they agree, and does accuracy fall with distance?
+
+Spearman's rank correlations over the 20 ordered pairs, with 95 % bootstrap intervals; pairs that share a task are not independent, so the
+intervals are narrower than the truth. "Within a target" takes each accuracy and distance less its target's mean.
+
+{table}
+
+![Accuracy after transfer over distance](accuracy_over_distance.png)
+
+## How these were made
+
+    .venv/bin/python docs/sweep.py distances
+    .venv/bin/python docs/sweep.py coupled-distances
+    .venv/bin/python docs/make.py
+"""
 END = """## How these were made
 
     .venv/bin/rtl run --notebook 04 -p seeds "[0, 1, ..., 19]" -p epochs 20 -p out runs/twenty  # 03 and 05: seeds 0 to 9
     .venv/bin/rtl export docs/results/digits.csv --out runs/twenty
     .venv/bin/rtl run --dataset cifar100 --notebook 03 -p source herbivores -p target flowers -p seeds "[0]" -p out runs/cifar  # likewise 04, 05
     .venv/bin/rtl export docs/results/cifar100.csv --out runs/cifar
-    .venv/bin/python docs/sweep.py digits-methods
+    .venv/bin/python docs/sweep.py digits-methods  # likewise cifar-methods, cifar-pairs
     .venv/bin/python docs/make.py
 """
 

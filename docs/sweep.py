@@ -15,17 +15,28 @@ from rtl_utils.tasks import load
 from rtl_utils.training import Sgd
 
 HERE = Path(__file__).resolve().parent
-TEN = Sgd(epochs=10)
+TEN, TWENTY = Sgd(epochs=10), Sgd(epochs=20)
 
 
 def digits_methods(seed: int) -> list[Run]:
     """Every method under Salman's test: the ball on one class of the source, a clean target, the ball at test time."""
-    return _under_test("digits", "digits-0-4", "digits-5-9", seed, Sgd(epochs=20), Coupled(partitions=5))
+    coupled = Coupled(partitions=5)
+    return [run for n_train in (50, None) for run in _every_method("digits", ("digits-0-4", "digits-5-9"), seed, True, n_train, TWENTY, coupled)]
 
 
 def cifar_methods(seed: int) -> list[Run]:
-    """The same on CIFAR-100, herbivores to flowers, over 10 epochs."""
-    return _under_test("cifar100", "herbivores", "flowers", seed, TEN, Coupled(iterations=2, blocks=20, partitions=5))
+    """The same on CIFAR-100, herbivores to flowers: 20 epochs at 50 images a class, 10 epochs at 500."""
+    pair = ("herbivores", "flowers")
+    return [
+        *_every_method("cifar100", pair, seed, True, 50, TWENTY, Coupled(iterations=2, partitions=5)),
+        *_every_method("cifar100", pair, seed, True, None, TEN, Coupled(iterations=2, blocks=20, partitions=5)),
+    ]
+
+
+def cifar_pairs(seed: int) -> list[Run]:
+    """Every method on the paper's three pairs at 50 images a class, from a clean backbone and from one that knows the ball."""
+    coupled = Coupled(iterations=2, partitions=5)
+    return [run for pair in paper.TABLES for ball in (False, True) for run in _every_method("cifar100", pair, seed, ball, 50, TWENTY, coupled)]
 
 
 def distance_runs(seed: int) -> list[Run]:
@@ -41,6 +52,7 @@ def coupled_distance_runs(seed: int) -> list[Run]:
 SWEEPS = {
     "digits-methods": (digits_methods, 10),
     "cifar-methods": (cifar_methods, 3),
+    "cifar-pairs": (cifar_pairs, 1),
     "distances": (distance_runs, 3),
     "coupled-distances": (coupled_distance_runs, 1),
 }
@@ -64,16 +76,16 @@ def main() -> None:
 
 
 def _between_all(kind: str, seed: int) -> list[Run]:
-    fields = {"sgd": TEN, "source_sgd": Sgd(epochs=20), "coupled": Coupled(iterations=2, blocks=20, partitions=10), "partitions": 10}
+    fields = {"sgd": TEN, "source_sgd": TWENTY, "coupled": Coupled(iterations=2, blocks=20, partitions=10), "partitions": 10}
     return distances.pair_runs(paper.GAO_TASKS, kind, [seed], **fields)
 
 
-def _under_test(dataset: str, source: str, target: str, seed: int, sgd: Sgd, coupled: Coupled) -> list[Run]:
-    ball = load(dataset, source, seed).class_names[-1]
+def _every_method(dataset: str, pair: tuple[str, str], seed: int, ball: bool, n_train: int | None, sgd: Sgd, coupled: Coupled) -> list[Run]:
+    marked = load(dataset, pair[0], seed).class_names[-1] if ball else None
     return [
-        Run(dataset, source, target, method, seed, source_ball=ball, n_train=n_train, sgd=sgd, coupled=coupled)
-        for n_train in (50, None)
+        Run(dataset, *pair, method, seed, source_ball=marked, n_train=n_train, sgd=sgd, source_sgd=TWENTY, coupled=coupled)
         for method in methods.METHODS
+        if ball or not methods.needs_shortcut(method)
     ]
 
 

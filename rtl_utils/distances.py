@@ -11,7 +11,7 @@ from sklearn.manifold import ClassicalMDS
 
 from rtl_utils.experiments import Run, run
 from rtl_utils.results import FINAL, Store
-from rtl_utils.statistics import mean_interval
+from rtl_utils.statistics import mean_interval, rank_correlation, verdict
 
 
 class Kind(NamedTuple):
@@ -96,6 +96,33 @@ def accuracies(rows: pd.DataFrame, tasks: Sequence[str], method: str, metric: st
     final = rows[(rows.epoch == FINAL) & (rows.method == method) & (rows.metric == metric)]
     means: Mapping = final.groupby(["source", "target"]).value.mean()
     return np.array([means[pair] for pair in permutations(tasks, 2)])
+
+
+def rank_table(matrices: Mapping[str, Matrix], rows: pd.DataFrame, published: Mapping[str, Sequence[Sequence[float]]]) -> pd.DataFrame:
+    """Spearman's rank correlations of distances over all ordered pairs, with 95 % bootstrap intervals as texts: a row a kind.
+
+    Columns: with the published matrices (kind -> (k, k)), with our fine-tuning distance, with accuracy after the transfer that measured the
+    distance (tidy rows), the same with both less their target's mean, so that a hard target counts once, and the verdict on the paper's
+    claim 6, that accuracy falls as distance grows. Raises what `accuracies` and `statistics.rank_correlation` raise.
+    """
+    lines = {}
+    for kind, m in matrices.items():
+        off, reached = ~np.eye(len(m.names), dtype=bool), accuracies(rows, m.names, KINDS[kind].method)
+        falls = rank_correlation(m.pairs, reached)
+        lines[kind] = {
+            "with Gao & Chaudhari's": rank_correlation(m.pairs, np.asarray(published[kind])[off]).text(2) if kind in published else "",
+            "with our fine-tuning distance": "" if kind == "fine-tuning" else rank_correlation(m.pairs, matrices["fine-tuning"].pairs).text(2),
+            "with accuracy": falls.text(2),
+            "with accuracy, within a target": rank_correlation(_within_targets(m.pairs, off), _within_targets(reached, off)).text(2),
+            "claim 6": verdict(falls, "below"),
+        }
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("distance")
+
+
+def _within_targets(values: np.ndarray, off: np.ndarray) -> np.ndarray:
+    table = np.full(off.shape, np.nan)
+    table[off] = values
+    return (table - np.nanmean(table, axis=0))[off]
 
 
 def _check(tasks: Sequence[str], kind: str) -> None:

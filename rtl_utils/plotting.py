@@ -162,6 +162,104 @@ def forest(differences: Mapping[str, object], ax: Axes, xlabel: str, title: str)
     return ax
 
 
+def distances(matrix, unit: str, ax: Axes, title: str, digits: int = 2) -> Axes:
+    """A `distances.Matrix` as a heat map: sources down, targets across, each mean with half of its 95 % interval under it."""
+    shown = np.where(np.eye(len(matrix.names), dtype=bool), np.nan, matrix.mean)
+    image = ax.imshow(shown, cmap="Greys", vmin=0, vmax=1.3 * np.nanmax(shown))
+    for i, j in np.argwhere(np.isfinite(shown)):
+        half = (matrix.high[i, j] - matrix.low[i, j]) / 2
+        text = f"{shown[i, j]:.{digits}f}" + ("" if np.isnan(half) else f"\n± {half:.{digits}f}")
+        ax.text(j, i, text, ha="center", va="center", fontsize=8.5, color="white" if shown[i, j] > 0.75 * np.nanmax(shown) else "black")
+    ax.set_xticks(range(len(matrix.names)), matrix.names, rotation=35, ha="right")
+    ax.set_yticks(range(len(matrix.names)), matrix.names)
+    ax.grid(visible=False)
+    ax.set(xlabel="target", ylabel="source", title=title)
+    ax.figure.colorbar(image, ax=ax, label=unit, shrink=0.8)
+    return ax
+
+
+def places(points: np.ndarray, names: Sequence[str], unit: str, ax: Axes, title: str) -> Axes:
+    """Tasks as named points in a plane: (k, 2) places whose distances stand for those between the tasks."""
+    ax.plot(*points.T, "o", color=COLOURS["backbone"])
+    for name, place in zip(names, points, strict=True):
+        ax.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=9)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.margins(0.25)
+    ax.set(xlabel=unit, ylabel=unit, title=title)
+    return ax
+
+
+def couplings(matrices: Sequence[np.ndarray], titles: Sequence[str], axes: Sequence[Axes]) -> None:
+    """Couplings side by side on one scale: (a, b) masses each, source examples down, target examples across, 1 being an even share."""
+    shares = [matrix / matrix.mean() for matrix in matrices]
+    top = max(share.max() for share in shares)
+    for share, title, ax in zip(shares, titles, axes, strict=True):
+        image = ax.imshow(share, cmap="Greys", vmin=0, vmax=top)
+        ax.grid(visible=False)
+        ax.set(xlabel="target example", ylabel="source example" if ax is axes[0] else "", title=title, xticks=[], yticks=[])
+    axes[-1].figure.colorbar(image, ax=list(axes), label="mass, in even shares", shrink=0.8)
+
+
+def trajectories(paths: Mapping[str, np.ndarray], ax: Axes, title: str, unit: str) -> Axes:
+    """Walks in a plane, one a method: (t, 2) places, a ring where it starts and a filled marker where it ends."""
+    for method, walk in paths.items():
+        ax.plot(*walk.T, "-", color=COLOURS[method], linewidth=1.2)
+        ax.plot(*walk[1:-1].T, ".", color=COLOURS[method], markersize=4)
+        ax.plot(*walk[-1], marker=MARKERS[method], linestyle="", color=COLOURS[method], markersize=9, label=label(method))
+    ax.plot(*next(iter(paths.values()))[0], "o", color=COLOURS["backbone"], markerfacecolor="none", markersize=10, label="backbone")
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set(xlabel=unit, ylabel=unit, title=title)
+    ax.legend(fontsize=9)
+    return ax
+
+
+def image_rows(images: np.ndarray, names: Sequence[str], columns: Sequence[str], ax: Axes, title: str) -> Axes:
+    """A sheet of images with a name at each row and under each column. images: (r, c, h, w, 3), 0 ... 1."""
+    count, across, side = images.shape[:3]
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)  # a white line between neighbours
+    ax.imshow(np.concatenate([np.concatenate(list(row), axis=1) for row in framed]), interpolation="nearest")
+    ax.set_yticks([(side + 1) * (k + 0.5) for k in range(count)], names)
+    ax.set_xticks([(side + 1) * (k + 0.5) for k in range(across)], columns)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_title(title)
+    return ax
+
+
+def by_target(matrix, accuracies: np.ndarray, ax: Axes, xlabel: str, title: str) -> Axes:
+    """Accuracy after transfer over the distance of a `distances.Matrix`, one marker an ordered pair, a colour a target.
+
+    accuracies: (k (k - 1),), in the order of `Matrix.pairs`.
+    """
+    targets = np.tile(np.arange(len(matrix.names)), (len(matrix.names), 1))[~np.eye(len(matrix.names), dtype=bool)]
+    for k, name in enumerate(matrix.names):
+        ax.plot(matrix.pairs[targets == k], accuracies[targets == k], "osD^v"[k % 5], color=plt.cm.viridis(k / len(matrix.names)), label=f"to {name}")
+    ax.set(xlabel=xlabel, title=title)
+    return ax
+
+
+def trade_off(rows: pd.DataFrame, ax: Axes, title: str, allowed: float = 0.02) -> Axes:
+    """Flips over clean accuracy under Salman's test: a marker a method, crosses of 95 % t intervals over seeds.
+
+    rows: tidy rows of one size of data, "scratch" and "ft" among them; in the shaded corner a method keeps the shortcut out: at most `allowed`
+    more flips than scratch, and no less accurate on clean images than fine-tuning.
+    """
+    final = rows[(rows.epoch < 0) & rows.method.isin(METHODS)]
+    means = final.groupby(["method", "metric"]).value.mean()
+    most, least = means["scratch", "flip_rate"] + allowed, means["ft", "clean_accuracy"]
+    for method in [m for m in METHODS if m in set(final.method)]:
+        part = final[final.method == method]
+        x, y = (mean_interval(part.value[part.metric == metric]) for metric in ("clean_accuracy", "flip_rate"))
+        ax.plot(x.mean, y.mean, linestyle="", marker=MARKERS[method], color=COLOURS[method], markersize=8, label=label(method), zorder=3)
+        ax.plot([x.low, x.high], [y.mean] * 2, color=COLOURS[method], linewidth=1, alpha=0.6)
+        ax.plot([x.mean] * 2, [y.low, y.high], color=COLOURS[method], linewidth=1, alpha=0.6)
+    limits = means.unstack().clean_accuracy.min() - 0.05, means.unstack().clean_accuracy.max() + 0.05
+    ax.fill_between([least, limits[1]], -0.03, most, color="grey", alpha=0.2, linewidth=0)
+    ax.set(xlim=limits, ylim=(-0.03, 1.03), xlabel="accuracy, no ball", ylabel="predictions that the ball flips", title=title)
+    return ax
+
+
 def legend_below(figure: plt.Figure, ax: Axes) -> None:
     """One legend for the whole figure, under it, from the entries of one of its axes."""
     handles, labels = ax.get_legend_handles_labels()

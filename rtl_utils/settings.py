@@ -135,7 +135,7 @@ def check(namespace: Mapping, datasets: Sequence[str] = ("digits", "cifar100")) 
         coupled=Coupled(value["iterations"], value["block"], value["blocks"], value["partitions"]),
     )
     _try_out(settings)
-    if "partitions" in given or "ct-iterated" in settings.methods:
+    if {"partitions", "iterations"} & set(given) or "ct-iterated" in settings.methods:
         check_partitions(value["partitions"], epochs)
     if type(value["out"]) is not str or not value["out"]:
         raise ValueError(f"out must be the name of a folder; got {value['out']!r}")
@@ -179,8 +179,10 @@ def _pairs(dataset: str, source, target) -> tuple[tuple[str, str], ...]:
 
 
 def _methods(names) -> tuple[str, ...]:
+    if names is None:
+        return tuple(METHODS)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name in METHODS for name in names):
-        raise ValueError(f"methods must be a list of names among {', '.join(METHODS)}; got {names!r}")
+        raise ValueError(f"methods must be None (all) or a list of names among {', '.join(METHODS)}; got {names!r}")
     return tuple(names)
 
 

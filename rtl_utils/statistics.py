@@ -8,6 +8,8 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+BALL_TEST = {"clean_accuracy": "accuracy, no ball, %", "ball_accuracy": "accuracy, ball, %", "flip_rate": "flip rate, %"}  # metric -> heading
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -57,6 +59,18 @@ def summary(rows: pd.DataFrame, metrics: Mapping[str, tuple[str, float, int]], b
     frame = pd.DataFrame.from_dict(table, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=by) if len(by) > 1 else pd.Index([k[0] for k in groups], name=by[0])
     return frame
+
+
+def ball_test_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Salman's test of every pair and method over seeds, as texts: accuracy and flips of the runs whose source has the ball, and, where there are
+    such runs, beside them the accuracy of those from a clean source."""
+    by, columns = ["source", "target", "method"], {metric: (heading, 100, 1) for metric, heading in BALL_TEST.items()}
+    table = summary(rows[rows.source_ball.notna()], columns, by)
+    clean = rows[rows.source_ball.isna()]
+    if len(clean):
+        beside = summary(clean, {"val_accuracy": ("accuracy", 100, 1)}, by).accuracy
+        table.insert(0, "clean backbone: accuracy, %", beside.reindex(table.index).fillna(""))
+    return table
 
 
 def paired(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "method") -> tuple[list[float], list[float]]:
@@ -119,14 +133,15 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95
         raise ValueError(f"a rank correlation needs two lists of one length, four or more; got {len(x)} and {len(y)}")
     data = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     drawn = {"n_resamples": 5_000, "confidence_level": level, "method": "percentile", "rng": np.random.default_rng(0)}
-    found = stats.bootstrap(data, _spearman, paired=True, vectorized=False, **drawn)
-    return Interval(_spearman(*data), *map(float, found.confidence_interval), len(x))
+    found = stats.bootstrap(data, _spearman, paired=True, vectorized=True, **drawn)
+    return Interval(float(_spearman(*data)), *map(float, found.confidence_interval), len(x))
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:  # a draw of one pair alone has no order
-        return 0.0
-    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+def _spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    ranks = [stats.rankdata(values, axis=axis) for values in (x, y)]
+    a, b = (r - r.mean(axis, keepdims=True) for r in ranks)
+    spread = np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
+    return np.where(spread > 0, (a * b).sum(axis) / np.maximum(spread, 1e-300), 0.0)  # a draw of one pair alone has no order
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

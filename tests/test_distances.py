@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rtl_utils.distances import KINDS, Matrix, accuracies, distance_matrix, embedding, matrix, pair_runs
+from rtl_utils.distances import KINDS, Matrix, accuracies, distance_matrix, embedding, matrix, pair_runs, rank_table
 from rtl_utils.results import Store
 from rtl_utils.training import Sgd
 
@@ -40,6 +40,30 @@ def test_one_seed_has_the_interval_of_its_blocks_or_none():
 
 def test_accuracies_come_in_the_order_of_the_pairs():
     assert accuracies(rows("uncoupled", [range(1, 7)]), TASKS, "ut") == pytest.approx(np.arange(1, 7) / 10)
+
+
+def ranked(distances, reached):
+    """The one row of the table for a kind with these distances and accuracies of the six pairs; the published matrix is our own."""
+    found = rows("uncoupled", [distances])
+    of_accuracy = found.metric == "val_accuracy"
+    lookup = dict(zip(permutations(TASKS, 2), reached, strict=True))
+    found.loc[of_accuracy, "value"] = [lookup[pair] for pair in zip(found.source[of_accuracy], found.target[of_accuracy], strict=True)]
+    fine_tuning = matrix(rows("fine-tuning", [distances[::-1]]), TASKS, "fine-tuning")
+    ours = matrix(found, TASKS, "uncoupled")
+    both = pd.concat([found, rows("fine-tuning", [distances[::-1]])])
+    return rank_table({"uncoupled": ours, "fine-tuning": fine_tuning}, both, {"uncoupled": ours.mean}).loc["uncoupled"]
+
+
+def test_accuracy_that_falls_with_distance_reproduces_claim_6():
+    row = ranked([1, 2, 3, 4, 5, 6], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert row["with accuracy"].startswith("-1.00") and row["claim 6"] == "reproduced"
+    assert row["with Gao & Chaudhari's"].startswith("1.00") and row["with our fine-tuning distance"].startswith("-1.00")
+
+
+def test_accuracy_of_hard_targets_is_no_effect_of_distance_within_them():
+    # pairs ab, ac, ba, bc, ca, cb: each target's accuracy rises with distance, but the targets that are far are hard
+    row = ranked([3, 1, 5, 2, 6, 4], [0.50, 0.90, 0.10, 0.91, 0.11, 0.51])
+    assert float(row["with accuracy"].split()[0]) < 0 < float(row["with accuracy, within a target"].split()[0])
 
 
 def test_embedding_gives_back_a_plane():

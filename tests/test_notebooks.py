@@ -19,6 +19,7 @@ SMOKE = {
     "03_cifar_baselines": {"n_train": 10},
     "04_tennis_ball_bias": {"n_train": [5, 10]},
     "05_ut_vs_ft": {"n_train": 10, "methods": ["ct", "iso"]},
+    "06_task_distance": {"n_train": 10, "methods": ["ut", "counter", "ct-iterated"], "iterations": 2, "blocks": 1},
 }
 
 
@@ -36,7 +37,7 @@ def printed(path):
     return "".join(output.get("text", "") for cell in cells(path, "code") for output in cell.outputs if output.output_type == "stream")
 
 
-def test_there_are_five_notebooks_and_a_solution_for_each():
+def test_there_are_six_notebooks_and_a_solution_for_each():
     assert list(NOTEBOOKS) == list(SMOKE) == [path.stem for path in SOLUTIONS]
 
 
@@ -72,7 +73,7 @@ def test_notebook_runs_in_a_kernel(name, runs, tmp_path):
     assert not errors, errors
 
 
-@pytest.mark.parametrize("name", ["03_cifar_baselines", "04_tennis_ball_bias", "05_ut_vs_ft"])
+@pytest.mark.parametrize("name", ["03_cifar_baselines", "04_tennis_ball_bias", "05_ut_vs_ft", "06_task_distance"])
 def test_notebook_runs_on_the_real_images(name, runs, tmp_path, real_cifar100, monkeypatch):
     monkeypatch.setenv("RTL_DATA", os.path.relpath(real_cifar100))  # as a user names it; the kernel runs in another folder
     pair = {"dataset": "cifar100", "source": "herbivores", "target": "flowers"}

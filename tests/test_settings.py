@@ -7,6 +7,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rtl_utils.coupled import Coupled
+from rtl_utils.methods import METHODS
 from rtl_utils.settings import Settings, check
 from rtl_utils.training import Sgd
 
@@ -45,12 +46,13 @@ def test_methods_and_coupling_become_settings_and_runs(parameters):
     settings = check(parameters(n_train=[None], methods=["ft", "ct-iterated"], iterations=2, block=19, blocks=3, partitions=6))
     assert settings.methods == ("ft", "ct-iterated") and settings.coupled == Coupled(2, 19, 3, 6)
     assert {run.coupled for run in settings.runs("ct-iterated")} == {settings.coupled}
-    assert check(parameters()).methods == ()
+    assert check(parameters()).methods == () and check(parameters(methods=None)).methods == tuple(METHODS)
 
 
 def test_partitions_left_out_do_not_ask_for_epochs(parameters):
     check(parameters(epochs=3))
-    assert "partitions must lie between 1 and the 3 epochs" in refusal(parameters(epochs=3, methods=["ct-iterated"]))
+    for asked in ({"methods": ["ct-iterated"]}, {"iterations": 2}):
+        assert "partitions must lie between 1 and the 3 epochs" in refusal(parameters(epochs=3, **asked))
 
 
 def test_source_epochs_are_the_sources_alone(parameters):

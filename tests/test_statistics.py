@@ -9,6 +9,7 @@ from scipy import stats
 
 from rtl_utils.statistics import (
     Interval,
+    ball_test_table,
     holm,
     interquartile_mean,
     keeps_out,
@@ -222,3 +223,14 @@ def test_keeping_the_shortcut_out_asks_for_few_flips_and_for_accuracy():
 def test_keeping_the_shortcut_out_is_undecided_on_one_seed():
     rows = salman({"scratch": 0.1, "ft": 0.1, "x": 0.1}, {"scratch": 0.6, "ft": 0.6, "x": 0.7})
     assert keeps_out(rows[rows.seed == 0], ["x"]).loc["x"].to_dict()["keeps it out"] == "undecided"
+
+
+def test_ball_test_stands_beside_the_clean_transfer_where_there_is_one():
+    line = {"source": "a", "target": "b", "seed": 0, "epoch": -1}
+    test = {"clean_accuracy": 0.7, "ball_accuracy": 0.2, "flip_rate": 0.6}
+    ball = [line | {"method": m, "source_ball": "k", "metric": metric, "value": v} for m in ("ut", "counter") for metric, v in test.items()]
+    clean = [line | {"method": "ut", "source_ball": None, "metric": "val_accuracy", "value": 0.75}]
+    table = ball_test_table(pd.DataFrame(ball + clean))
+    assert table.loc[("a", "b", "ut")].tolist() == ["75.0", "70.0", "20.0", "60.0"]
+    assert table.loc[("a", "b", "counter")].tolist() == ["", "70.0", "20.0", "60.0"]
+    assert ball_test_table(pd.DataFrame(ball)).shape == (2, 3)
