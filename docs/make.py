@@ -245,7 +245,8 @@ TESTED = {  # a sweep -> its title and what was trained how long
 EVERY_PAIR = """50 target images a class, 20 epochs. First the accuracy of a transfer with no ball anywhere, then the test of the sections above."""
 EVERY_METHOD = """The backbone has the ball on one class, the target is clean, the ball turns up at test time. A method keeps the shortcut out if it
 flips at most 2 points more predictions than training from scratch and is no less accurate on clean images than fine-tuning; "yes" and "no" where
-the intervals of both differences decide, else "undecided"; in the picture that is the shaded corner. Methods and their sources are in `rtl_utils/methods.py`."""
+the intervals of both differences decide, else "undecided"; in the picture that is the shaded corner. Methods
+and their sources are in `rtl_utils/methods.py`."""
 DISTANCES = """# Distances between tasks
 
 The five superclasses of CIFAR-100 on which Gao & Chaudhari (2021) measure distances; written by `docs/make.py` from the rows in
