@@ -18,15 +18,37 @@ TRANSFERS = ["scratch", "ft", "fixed", "ut", "ut-mixture"]
 
 
 def main() -> None:
+    for name, text in pages().items():
+        (HERE / name).write_text(text)
     plotting.use_style()
-    rows = {name: in_order(pd.read_csv(HERE / "results" / f"{name}.csv")) for name in ALL_IMAGES}
-    methods_sections = [every_method(name, exported(name)) for name in TESTED]
-    for name in TESTED:
-        trade_offs(name, exported(name)).savefig(HERE / f"{name}.png")
-    sections = [*(section(name, frame) for name, frame in rows.items()), *methods_sections, every_pair(exported("cifar-pairs"))]
-    (HERE / "results.md").write_text("\n".join([INTRODUCTION, *sections, END]))
-    flip_rates(ball_at_test(rows["digits"])).savefig(HERE / "flip_rate.png")
-    (HERE / "distances.md").write_text(distances_page(pd.concat([exported("distances"), exported("coupled-distances")])))
+    for name, figure in pictures().items():
+        figure.savefig(HERE / f"{name}.png")
+
+
+def pages() -> dict[str, str]:
+    """File name -> Markdown."""
+    sections = [section(name, rows) for name, rows in runs_of_the_notebooks().items()]
+    sections += [*(every_method(name, exported(name)) for name in TESTED), every_pair(exported("cifar-pairs"))]
+    return {"results.md": "\n".join([INTRODUCTION, *sections, END]), "distances.md": distances_page(runs_between_tasks())}
+
+
+def pictures() -> dict[str, plt.Figure]:
+    """File name without its ending -> figure."""
+    between = runs_between_tasks()
+    matrices = {kind: distances.matrix(between, paper.GAO_TASKS, kind) for kind in paper.GAO_DISTANCES}
+    return {
+        "flip_rate": flip_rates(ball_at_test(runs_of_the_notebooks()["digits"])),
+        **{name: trade_offs(name, exported(name)) for name in TESTED},
+        "distances": heat_maps(matrices), "places": maps(matrices), "accuracy_over_distance": scatters(matrices, between),
+    }  # fmt: skip
+
+
+def runs_of_the_notebooks() -> dict[str, pd.DataFrame]:
+    return {name: in_order(pd.read_csv(HERE / "results" / f"{name}.csv")) for name in ALL_IMAGES}
+
+
+def runs_between_tasks() -> pd.DataFrame:
+    return pd.concat([exported("distances"), exported("coupled-distances")])
 
 
 def flip_rates(rows: pd.DataFrame) -> plt.Figure:
@@ -55,38 +77,53 @@ def by_images(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return list(transfers.groupby(transfers.n_train.map(lambda n: "all" if pd.isna(n) else f"{n:.0f}")))
 
 
-def distances_page(rows: pd.DataFrame) -> str:
-    """The 5 x 5 matrices as Markdown; draws its three pictures."""
-    matrices = {kind: distances.matrix(rows, paper.GAO_TASKS, kind) for kind in distances.KINDS}
-    ours = {kind: matrices[kind] for kind in paper.GAO_DISTANCES}
-    heat_maps(ours).savefig(HERE / "distances.png")
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
-    for (kind, m), ax in zip(ours.items(), axes, strict=True):
-        plotting.places(distances.embedding(m), m.names, distances.KINDS[kind].unit, ax, f"{kind} distance (CIFAR-100)")
-    figure.savefig(HERE / "places.png")
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True)
-    for (kind, m), ax in zip(ours.items(), axes, strict=True):
-        found = distances.KINDS[kind]
-        reached = distances.accuracies(rows, m.names, found.method)
-        plotting.by_target(m, reached, ax, f"{kind} distance, {found.unit}", f"{plotting.label(found.method)} (CIFAR-100)")
-    axes[0].set_ylabel("validation accuracy after transfer")
-    plotting.legend_below(figure, axes[0])
-    figure.savefig(HERE / "accuracy_over_distance.png")
-    table = markdown(distances.rank_table(matrices, rows, paper.GAO_DISTANCES))
-    counts = {kind: rows[rows.method == distances.KINDS[kind].method] for kind in ours}
-    return DISTANCES.format(table=table, seeds="; ".join(f"{kind}: {seeds(part)}" for kind, part in counts.items()))
-
-
-def heat_maps(ours: dict[str, distances.Matrix]) -> plt.Figure:
+def heat_maps(matrices: dict[str, distances.Matrix]) -> plt.Figure:
     """Our matrices over Gao & Chaudhari's."""
     figure, axes = plt.subplots(2, 3, figsize=(16, 9.4))
-    for column, (kind, m) in zip(axes.T, ours.items(), strict=True):
+    for column, (kind, m) in zip(axes.T, matrices.items(), strict=True):
         published, none = np.array(paper.GAO_DISTANCES[kind], dtype=float), np.full((len(m.names),) * 2, np.nan)
         theirs, digits = distances.Matrix(kind, m.names, published, none, none), 0 if kind == "fine-tuning" else 2
         unit, title = distances.KINDS[kind].unit, distances.KINDS[kind].title
         plotting.distances(m, unit, column[0], f"{title} (CIFAR-100)", digits)
         plotting.distances(theirs, "their unit", column[1], f"{kind} distance, Gao & Chaudhari (CIFAR-100)", digits)
     return figure
+
+
+def maps(matrices: dict[str, distances.Matrix]) -> plt.Figure:
+    """The tasks as places in a plane, by each distance."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+    for (kind, m), ax in zip(matrices.items(), axes, strict=True):
+        plotting.places(distances.embedding(m), m.names, distances.KINDS[kind].unit, ax, f"{kind} distance (CIFAR-100)")
+    return figure
+
+
+def scatters(matrices: dict[str, distances.Matrix], rows: pd.DataFrame) -> plt.Figure:
+    """Accuracy after transfer over each distance."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True)
+    for (kind, m), ax in zip(matrices.items(), axes, strict=True):
+        method, unit = distances.KINDS[kind].method, distances.KINDS[kind].unit
+        plotting.by_target(m, distances.accuracies(rows, m.names, method), ax, f"{kind} distance, {unit}", f"{plotting.label(method)} (CIFAR-100)")
+    axes[0].set_ylabel("validation accuracy after transfer")
+    plotting.legend_below(figure, axes[0])
+    return figure
+
+
+def distances_page(rows: pd.DataFrame) -> str:
+    """What the 5 x 5 matrices say."""
+    matrices = {kind: distances.matrix(rows, paper.GAO_TASKS, kind) for kind in distances.KINDS}
+    trained = "; ".join(f"{kind}: {seeds(rows[rows.method == distances.KINDS[kind].method])}" for kind in paper.GAO_DISTANCES)
+    numbers = "\n\n".join(f"**{distances.KINDS[kind].title}**, {distances.KINDS[kind].unit}\n\n{matrix_table(m)}" for kind, m in matrices.items())
+    ranks = markdown(distances.rank_table(matrices, rows, paper.GAO_DISTANCES))
+    return DISTANCES.format(seeds=trained, numbers=numbers, ranks=ranks)
+
+
+def matrix_table(m: distances.Matrix) -> str:
+    digits = 1 if m.kind in ("fine-tuning", "riemannian") else 3
+    cells = [
+        ["" if i == j else statistics.Interval(m.mean[i, j], m.low[i, j], m.high[i, j], 0).text(digits) for j in range(len(m.names))]
+        for i in range(len(m.names))
+    ]
+    return markdown(pd.DataFrame(cells, index=pd.Index(m.names, name="source \\ target"), columns=m.names))
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -261,6 +298,8 @@ coupled distance is that of the second iteration, over 20 blocks of 25 x 25 pair
 Their uncoupled path is the mixture of tasks, their fine-tuning distance a Riemannian length cut at 95 % of the final validation accuracy, and
 their network another: compare the order of entries, not their sizes.
 
+{numbers}
+
 ## Tasks as places
 
 Classical scaling of the matrices, made symmetric by their mean.
@@ -272,7 +311,7 @@ Classical scaling of the matrices, made symmetric by their mean.
 Spearman's rank correlations over the 20 ordered pairs, with 95 % bootstrap intervals; pairs that share a task are not independent, so the
 intervals are narrower than the truth. "Within a target" takes each accuracy and distance less its target's mean.
 
-{table}
+{ranks}
 
 ![Accuracy after transfer over distance](accuracy_over_distance.png)
 

@@ -1,6 +1,7 @@
 """The repository keeps its word: versions, modules, the README's code."""
 
 import ast
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -58,6 +59,12 @@ def test_readme_code_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     exec(code.replace("epochs=20", "epochs=5"), {})
     assert "% on the target, after a walk of length" in capsys.readouterr().out
+
+
+def test_pages_say_what_the_exported_rows_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    for name, text in importlib.import_module("make").pages().items():
+        assert (ROOT / "docs" / name).read_text() == text, f"docs/{name} is older than its rows: run docs/make.py"
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "data/README.md", ".ci/run", "Makefile"])
