@@ -15,6 +15,7 @@ from rtl_utils.models import Net, build, predict
 from rtl_utils.paths import CONSTANT, soft_labels
 from rtl_utils.paths import Path as TaskPath
 from rtl_utils.probing import ball_test
+from rtl_utils.provenance import provenance
 from rtl_utils.results import FINAL, Store, run_key
 from rtl_utils.spurious import permute_features, plant_ball, plant_share
 from rtl_utils.tasks import Task, disjoint, load, standardise, synthetic
@@ -163,7 +164,8 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
     def done(row: int, history: History) -> None:
         r, planned = runs[row], plans[row]
         store.save_weights(r.key, planned.net.cpu())
-        store.save(r.key, asdict(r), _rows(r, planned, history), history.diverged)
+        made = provenance(device, threads=1, seconds=history.seconds)
+        store.save(r.key, asdict(r), _rows(r, planned, history), history.diverged, made)
 
     with suppress(TrainingDiverged):  # stored as diverged by `done`
         methods.train(plans, device=device, on_done=done, label=label)

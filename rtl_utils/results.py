@@ -23,6 +23,7 @@ RUNS = Table(
     Column("status", String(16), nullable=False),  # "done" or "diverged"
     Column("message", String),  # why it diverged
     Column("spec", JSON, nullable=False),  # the run's description, in full
+    Column("provenance", JSON),  # which code and machine made it: `rtl_utils.provenance`
 )
 VALUES = Table(
     "results",
@@ -56,14 +57,14 @@ class Store:
             for table in (RUNS, VALUES):
                 connection.execute(CreateTable(table, if_not_exists=True))  # several processes may open a new store at once
 
-    def save(self, key: str, spec: Mapping, rows: Iterable[tuple[str, int, float]], message: str | None = None) -> None:
+    def save(self, key: str, spec: Mapping, rows: Iterable[tuple[str, int, float]], message: str | None = None, made: Mapping | None = None) -> None:
         """One run's rows (metric, epoch, value) and its status, in one transaction; an earlier version of the run is replaced."""
         status = "diverged" if message else "done"
         values = [{"run": key, "metric": metric, "epoch": epoch, "value": value} for metric, epoch, value in rows]
         with self.engine.begin() as connection:
             for table in (RUNS, VALUES):
                 connection.execute(delete(table).where(table.c.run == key))
-            connection.execute(insert(RUNS).values(run=key, status=status, message=message, spec=dict(spec)))
+            connection.execute(insert(RUNS).values(run=key, status=status, message=message, spec=dict(spec), provenance=made and dict(made)))
             if values:
                 connection.execute(insert(VALUES), values)
 

@@ -1,7 +1,9 @@
 """The one training loop, over one network or a population of them."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -90,7 +92,8 @@ class History:
     tau: the task trained on; train_loss, train_accuracy: over the mini-batches as they came, on p_tau; val_loss, val_accuracy: on the
     target's validation data, its first 1,000 examples (accuracies are NaN for a regression); length: the weight trajectory so far, the
     sum over steps of |dw| (2-norm over all trainable weights), the paper's fine-tuning distance (section 4.2); source_loss: on the source's
-    validation data, and start_loss: (source, target) before the first epoch, both only where the schedule is adaptive.
+    validation data, and start_loss: (source, target) before the first epoch, both only where the schedule is adaptive; seconds: of wall time,
+    an equal share where replicas train as one stack.
     """
 
     tau: list[float] = field(default_factory=list)
@@ -102,6 +105,7 @@ class History:
     source_loss: list[float] = field(default_factory=list)
     start_loss: tuple[float, float] | None = None
     diverged: str | None = None
+    seconds: float = 0.0
 
 
 class TrainingDiverged(ArithmeticError):
@@ -142,13 +146,26 @@ def fit(
     if device != "cpu" or len(jobs) <= 1:
         for rows, program in jobs:
             name = f"{label} x {len(rows)}" if len(rows) > 1 else label
-            for row, history in zip(rows, _train([replicas[row] for row in rows], program, device, on_epoch, name), strict=True):
+            with one_thread():
+                trained = _train([replicas[row] for row in rows], program, device, on_epoch, name)
+            for row, history in zip(rows, trained, strict=True):
                 done(row, history)
     else:
         _train_apart(replicas, jobs, done, label)
     if len(replicas) == 1 and histories[0].diverged:
         raise TrainingDiverged(histories[0])
     return histories
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One processor thread inside: the bits of a training depend on their number, so alone and among others it must be the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train_apart(replicas: Sequence[Replica], jobs: Sequence[tuple[list[int], type]], done: Callable[[int, History], None], label: str) -> None:
@@ -200,6 +217,7 @@ def _strategies(replicas: Sequence[Replica], parts: int) -> list[tuple[list[int]
 
 def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=None, label: str | None = None) -> list[History]:
     """The loop. group: replicas that differ in weights, data, path, seed and learning rate, but not in shapes or the rest of SGD."""
+    started = time.perf_counter()
     for replica in group:
         replica.net.to(device, memory_format=torch.channels_last)
     paths = [replica.path.to(device) for replica in group]
@@ -236,6 +254,8 @@ def _train(group: Sequence[Replica], program_type: type, device: str, on_epoch=N
             break
     for replica in group:
         replica.net.eval()
+    for history in histories:
+        history.seconds = (time.perf_counter() - started) / len(group)
     return histories
 
 

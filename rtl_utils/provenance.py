@@ -1,0 +1,73 @@
+"""Where a number comes from: the code, versions and machine of this process, as one record."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+FIELDS = ("commit", "clean", "package", "python", "torch", "device", "processor", "threads", "date", "seconds")
+
+
+def provenance(device: str, threads: int, seconds: float) -> dict[str, str | bool | int | float | None]:
+    """The record that is stored beside a run's rows.
+
+    Args:
+        device: where the training ran, such as "cpu" or "cuda".
+        threads: processor threads of the training.
+        seconds: wall time of the training; of a stack, an equal share of the stack's.
+
+    Returns:
+        One value for each name of FIELDS: `commit` and `clean` (no uncommitted change) are None outside
+        a git checkout; `processor` names the GPU where the device is one; `date` is UTC to the second.
+    """
+    commit, clean = revision()
+    return {
+        "commit": commit,
+        "clean": clean,
+        "package": version("rtl-utils"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "device": device,
+        "processor": processor(device),
+        "threads": threads,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+    }
+
+
+@cache
+def revision() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that this package lies in, and whether its package folder is unchanged since.
+
+    Asked once per process, so that a run is named after the code that was loaded. (None, None) outside a checkout.
+    """
+    package = Path(__file__).resolve().parent
+    try:
+        commit = _git(package, "rev-parse", "HEAD")
+        return commit, not _git(package, "status", "--porcelain", "--", str(package))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+@cache
+def processor(device: str) -> str:
+    """Name of the processor, or of the GPU, that a device stands for."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.strip()
