@@ -1,6 +1,9 @@
-"""Coupled transfer (Gao & Chaudhari 2021): which source example goes with which target example is itself found by training.
+"""Coupled transfer: which source example goes with which target example is itself found by training.
 
-A program here is a generator: it yields the trainings that `fit` must do, one after the other, is sent each one's history, and returns the last.
+`Stages` are a generator: it yields the trainings that `fit` must do, one after the other, is sent each
+one's history, and returns the last.
+
+Source: Gao & Chaudhari (2021).
 """
 
 from collections.abc import Generator, Sequence
@@ -9,26 +12,47 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rtl_utils.couplings import Block, block_transport, check_blocks, cosine_cost, joined, proximal, transport
+from rtl_utils.couplings import (
+    Block,
+    block_transport,
+    check_blocks,
+    cosine_cost,
+    joined,
+    proximal,
+    transport,
+)
 from rtl_utils.lengths import PairLength
 from rtl_utils.models import Net, predict_features
 from rtl_utils.paths import Path
 from rtl_utils.training import History, Replica
 
-Program = Generator[Replica, History, History]
-_FIRST_WEIGHT, _GROWTH = 0.05, 5  # of the proximal term, over the iterations
-_EVEN = 1e-3  # on the last iteration, pairs with less than this part of an even share of the mass are left out: a thousandth of it at most
+Stages = Generator[Replica, History, History]
+_FIRST_WEIGHT = 0.05  # of the proximal term
+_GROWTH = 5  # of that weight, per iteration
+_NEGLIGIBLE = 1e-3  # part of an even share of the mass below which the last iteration skips a pair
+_LARGEST_BLOCK = 25
 
 
 @dataclass(frozen=True)
 class Coupled:
-    """How the coupling is iterated (Gao & Chaudhari 2021, section 3): it starts block-diagonal from the features' transport, and each iteration
-    trains from the backbone along its path, measures every pair's length and moves towards the cheap pairs.
+    """How the coupling is iterated.
 
-    iterations: trainings; block: target examples a block, None for the largest divisor of their number up to 25; blocks: how many are measured
-    and move, None for all; the others keep the coupling they start with; partitions: of the path, see `PairLength`; smoothing: entropy of the
-    first coupling, in units of the cosine cost. The proximal term weighs 0.05 and grows fivefold each iteration.
-    Raises ValueError for a number below 1, or a smoothing of 0 or less, under which a pair without mass could never gain any.
+    It starts block-diagonal from the transport of the features. Each iteration trains from the backbone
+    along its path, measures every pair's length and moves towards the pairs that are cheap. The
+    proximal term weighs 0.05 and grows fivefold per iteration.
+
+    Args:
+        iterations: trainings.
+        block: target examples per block; None for the largest divisor of their number up to 25.
+        blocks: how many are measured and move, None for all; the others keep their first coupling.
+        partitions: of the path, see `PairLength`.
+        smoothing: weight of the entropy of the first coupling, in units of the cosine cost.
+
+    Raises:
+        ValueError: for a number below 1, or a smoothing of 0 or less, under which a pair without mass
+            could never gain any.
+
+    Source: Gao & Chaudhari (2021), section 3.
     """
 
     iterations: int = 4
@@ -37,62 +61,130 @@ class Coupled:
     partitions: int = 10
     smoothing: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("iterations", "partitions"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number, 1 or more; got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number, 1 or more; got {value!r}")
         if not self.smoothing > 0:
             raise ValueError(f"smoothing must be above 0; got {self.smoothing!r}")
 
-    def sizes(self, n_target: int) -> tuple[int, int]:
-        """(block, blocks) for a target of n_target training examples. Raises ValueError if they do not fit."""
-        block = max(b for b in range(1, 26) if n_target % b == 0) if self.block is None else self.block
+    def block_of(self, n_target: int) -> int:
+        """Target examples per block, for a target of n_target training examples.
+
+        Raises:
+            ValueError: if the blocks do not fit.
+        """
+        divisors = [size for size in range(1, _LARGEST_BLOCK + 1) if n_target % size == 0]
+        block = divisors[-1] if self.block is None else self.block
         check_blocks(block, self.blocks, n_target)
-        return block, self.blocks or n_target // block
+        return block
 
 
 class Iteration(NamedTuple):
-    """One iteration of a coupling: the coupling that was trained along, and the coupled distance <Gamma, cost> over the measured blocks, in
-    sqrt(nats), with its standard error over blocks (NaN for one block)."""
+    """One iteration of a coupling.
+
+    Args:
+        blocks: the coupling that was trained along.
+        distance: the coupled distance <Gamma, cost> over the measured blocks, in sqrt(nats).
+        standard_error: of the distance, over blocks; NaN for one block.
+    """
 
     blocks: list[Block]
     distance: float
     standard_error: float
 
 
-def transported(replica: Replica, backbone: Net) -> Program:
-    """Train along the path whose coupling is the exact transport of the backbone's features, with the cosine cost, found once."""
-    replica.path = replace(replica.path, coupling=transport(feature_cost(replica.path, backbone)))
+class Pairs(NamedTuple):
+    """The pairs of the measured blocks that have mass.
+
+    Args:
+        inside: per block, the (rows, columns) of its pairs.
+        source: (p,) source examples of all pairs.
+        target: (p,) target examples.
+    """
+
+    inside: list[tuple[np.ndarray, ...]]
+    source: np.ndarray
+    target: np.ndarray
+
+    def by_block(self, values: np.ndarray) -> list[np.ndarray]:
+        """(p,) values, one per pair, split into one array per block."""
+        ends = np.cumsum([len(rows) for rows, _ in self.inside])
+        return np.split(values, ends[:-1])
+
+
+def transported(replica: Replica, backbone: Net) -> Stages:
+    """Train along the path whose coupling is the exact transport of the backbone's features."""
+    coupling = transport(feature_cost(replica.path, backbone))
+    replica.path = replace(replica.path, coupling=coupling)
     return (yield replica)
 
 
-def iterated(replica: Replica, backbone: Net, settings: Coupled, iterations: list[Iteration]) -> Program:
-    """Train and move the coupling in turn; `iterations` is filled as they are done, and the network is left as the last one trains it."""
-    path, shape = replica.path, (len(replica.path.source.y_train), len(replica.path))
-    block, count = settings.sizes(shape[1])
-    blocks, weight = block_transport(feature_cost(path, backbone), block, replica.seed, settings.smoothing), _FIRST_WEIGHT
+def iterated(
+    replica: Replica, backbone: Net, settings: Coupled, iterations: list[Iteration]
+) -> Stages:
+    """Train and move the coupling in turn.
+
+    Args:
+        replica: its network is left as the last iteration trains it.
+        backbone: where every iteration starts.
+        settings: of the iteration.
+        iterations: filled as they are done.
+    """
+    path = replica.path
+    cost = feature_cost(path, backbone)
+    block = settings.block_of(len(path))
+    blocks = block_transport(cost, block, replica.seed, settings.smoothing)
+    count = settings.blocks or len(blocks)
+    weight = _FIRST_WEIGHT
     for k in range(settings.iterations):
-        last, measured = k == settings.iterations - 1, blocks[:count]
-        pairs = [(b.mass >= (_EVEN * b.mass.mean() if last else 0)).nonzero() for b in measured]
-        source, target = (np.concatenate([b[end][p[end]] for b, p in zip(measured, pairs, strict=True)]) for end in (0, 1))
+        last = k == settings.iterations - 1
+        measured = blocks[:count]
+        pairs = _pairs(measured, least=_NEGLIGIBLE if last else 0)
+        callback = PairLength(pairs.source, pairs.target, settings.partitions, replica.seed)
         replica.net.load_state_dict(backbone.state_dict())
-        replica.path = replace(path, coupling=joined(blocks, shape))
-        replica.watch = PairLength(source, target, settings.partitions, replica.seed)
+        replica.path = replace(path, coupling=joined(blocks, cost.shape))
+        replica.callback = callback
         history = yield replica
-        costs = np.split(replica.watch.mean.astype(float), np.cumsum([len(p[0]) for p in pairs])[:-1])
-        iterations.append(_iteration(blocks, pairs, costs))
+        # the training may have run in another process: what it measured is in the replica's callback
+        lengths = pairs.by_block(replica.callback.mean.astype(float))
+        iterations.append(_iteration(blocks, pairs, lengths))
         if not last:
-            moved = [proximal(b, cost.reshape(b.mass.shape), weight) for b, cost in zip(measured, costs, strict=True)]
-            blocks, weight = moved + blocks[count:], _GROWTH * weight
+            moved = [
+                proximal(b, length.reshape(b.mass.shape), weight)
+                for b, length in zip(measured, lengths, strict=True)
+            ]
+            blocks = moved + blocks[count:]
+            weight *= _GROWTH
     return history
 
 
 def feature_cost(path: Path, backbone: Net) -> np.ndarray:
-    """(n_s, n_t) cosine costs between the backbone's features of the path's ends."""
-    return cosine_cost(*(predict_features(backbone, task.x_train).cpu().numpy() for task in (path.source, path.target)))
+    """(n_s, n_t) cosine costs between the backbone's features of the path's ends.
+
+    Raises:
+        ValueError: for a path without a source.
+    """
+    if path.source is None:
+        raise ValueError("a coupling needs a source; this path is the target alone")
+    source, target = (
+        predict_features(backbone, task.x_train).cpu().numpy()
+        for task in (path.source, path.target)
+    )
+    return cosine_cost(source, target)
 
 
-def _iteration(blocks: Sequence[Block], pairs: Sequence[tuple], costs: Sequence[np.ndarray]) -> Iteration:
-    each = [np.average(cost, weights=b.mass[p]) for b, p, cost in zip(blocks, pairs, costs, strict=False)]  # only the first ones are measured
+def _pairs(blocks: Sequence[Block], least: float) -> Pairs:
+    """Pairs of at least that part of their block's mean mass."""
+    inside = [(b.mass >= least * b.mass.mean()).nonzero() for b in blocks]
+    source = [b.source[rows] for b, (rows, _) in zip(blocks, inside, strict=True)]
+    target = [b.target[columns] for b, (_, columns) in zip(blocks, inside, strict=True)]
+    return Pairs(inside, np.concatenate(source), np.concatenate(target))
+
+
+def _iteration(blocks: list[Block], pairs: Pairs, lengths: Sequence[np.ndarray]) -> Iteration:
+    measured = zip(blocks, pairs.inside, lengths, strict=False)  # only the first blocks are measured
+    each = [np.average(length, weights=b.mass[inside]) for b, inside, length in measured]
     error = np.std(each, ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
     return Iteration(blocks, float(np.mean(each)), float(error))

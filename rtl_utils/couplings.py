@@ -1,6 +1,7 @@
-"""Couplings of two tasks: joint distributions Gamma of source and target examples whose marginals are uniform.
+"""Couplings of two tasks: joint distributions of source and target examples, uniform in each.
 
-Optimal transport is solved by POT (Flamary et al. 2021); what the project adds is the block-diagonal form of Gao & Chaudhari (2021).
+Optimal transport is solved by POT (Flamary et al. 2021); what the project adds is the block-diagonal
+form of Gao & Chaudhari (2021).
 """
 
 import os
@@ -14,44 +15,78 @@ from scipy.sparse import csc_array
 
 from rtl_utils.randomness import generator
 
-_SOLVED, _ITERATIONS = 1e-10, 1_000  # Sinkhorn's iteration stops at this error of a marginal, or after so many steps
+VERSION = 1  # raised when a coupling changes, so that stored runs are not mistaken for new ones
+_SOLVED = 1e-10  # error of a marginal at which Sinkhorn's iteration stops
+_ITERATIONS = 1_000  # after which it stops in any case
 _UNIFORM = 1e-9  # largest error of a marginal that is accepted
+_LEAST = 1e-30  # mass of a pair, as a part of an even share, below which none falls
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """A coupling as a sparse matrix: (n_s, n_t) masses Gamma_ij that sum to 1, rows to 1 / n_s each, columns to 1 / n_t.
+    """A coupling as a sparse matrix.
 
-    Raises ValueError for a negative mass or a marginal that is not uniform to 1e-9.
+    Args:
+        matrix: (n_s, n_t) masses Gamma_ij that sum to 1, rows to 1 / n_s each, columns to 1 / n_t.
+
+    Raises:
+        ValueError: for a negative mass or a marginal that is not uniform to 1e-9.
     """
 
     matrix: csc_array
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         matrix = csc_array(self.matrix)
         object.__setattr__(self, "matrix", matrix)
-        error = max(np.abs(matrix.sum(1 - axis) - 1 / n).max() for axis, n in enumerate(matrix.shape))
+        errors = [np.abs(matrix.sum(1 - axis) - 1 / n).max() for axis, n in enumerate(matrix.shape)]
+        error = max(errors)
         if matrix.data.min(initial=0) < 0 or not error <= _UNIFORM:
-            raise ValueError(f"a coupling needs masses of 0 or more and uniform marginals to {_UNIFORM:g}; they are off by {error:.3g}")
+            raise ValueError(
+                f"a coupling needs masses of 0 or more and uniform marginals to {_UNIFORM:g}; "
+                f"they are off by {error:.3g}"
+            )
 
     def partners(self, target: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """(n,) source partners of the (n,) target indices, drawn from Gamma(i | j) by inverting its distribution at (n,) numbers in [0, 1)."""
+        """Source partners of target examples, drawn from Gamma(i | j) by inverting its distribution.
+
+        Args:
+            target: (n,) target indices.
+            uniform: (n,) numbers in [0, 1).
+
+        Returns:
+            (n,) source indices.
+        """
         found = np.searchsorted(self._edges, target + uniform, side="right")
-        return self.matrix.indices[np.minimum(found, self.matrix.indptr[target + 1] - 1)]  # the sum may round up to the next column
+        last = self.matrix.indptr[target + 1] - 1
+        partners: np.ndarray = self.matrix.indices[np.minimum(found, last)]
+        return partners  # the sum target + uniform may round up into the next column: hence `last`
 
     @cached_property
     def _edges(self) -> np.ndarray:
-        """Upper ends of the intervals that the pairs occupy: column j's lie in (j, j + 1], so that one search serves all columns."""
-        start, mass = self.matrix.indptr, self.matrix.data * self.matrix.shape[1]
-        edges = np.cumsum(mass)
-        column = np.repeat(np.arange(len(start) - 1), np.diff(start))
-        edges = np.minimum(column + edges - np.concatenate([[0], edges])[start[column]], column + 1)
-        edges[start[1:] - 1] = np.arange(1, len(start))  # whatever the sums' rounding, a column ends where the next begins
+        """Upper ends of the intervals that the pairs occupy, for one search through all columns.
+
+        The pairs of column j share the interval (j, j + 1] in the order of the matrix, each as long as
+        its share of the column's mass.
+        """
+        starts = self.matrix.indptr
+        n_columns = self.matrix.shape[1]
+        column = np.repeat(np.arange(n_columns), np.diff(starts))  # of each pair
+        total = np.cumsum(self.matrix.data * n_columns)  # over all pairs up to and with this one
+        before_column = np.concatenate([[0], total])[starts[column]]
+        edges = np.minimum(column + total - before_column, column + 1)
+        # whatever the sums' rounding, a column ends where the next begins
+        edges[starts[1:] - 1] = np.arange(1, n_columns + 1)
         return edges
 
 
 class Block(NamedTuple):
-    """A block of a block-diagonal coupling: (a,) source and (b,) target indices and their (a, b) masses."""
+    """A block of a block-diagonal coupling.
+
+    Args:
+        source: (a,) source indices.
+        target: (b,) target indices.
+        mass: (a, b) masses.
+    """
 
     source: np.ndarray
     target: np.ndarray
@@ -64,33 +99,57 @@ class Block(NamedTuple):
 
 
 def independent(target: np.ndarray, uniform: np.ndarray, n_source: int) -> np.ndarray:
-    """Source partners of the product coupling Gamma_ij = 1 / (n_s n_t): every source example is as likely for every target example.
+    """Source partners of the product coupling Gamma_ij = 1 / (n_s n_t).
 
-    target: (n,) target indices; uniform: (n,) numbers in [0, 1), inverted through the conditional distribution of i given j.
+    Args:
+        target: (n,) target indices.
+        uniform: (n,) numbers in [0, 1), inverted through the distribution of i given j.
+        n_source: number of source examples.
+
+    Returns:
+        (n,) source indices.
     """
     return np.minimum((uniform * n_source).astype(np.int64), n_source - 1)
 
 
 def cosine_cost(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(n_s, n_t) costs 1 - cos(f_i, f_j) of (n_s, d) and (n_t, d) features. Raises ValueError if d differs."""
+    """(n_s, n_t) costs 1 - cos(f_i, f_j) of (n_s, d) and (n_t, d) features.
+
+    Raises:
+        ValueError: if d differs.
+    """
     if source.shape[1] != target.shape[1]:
-        raise ValueError(f"features must have one width; got {source.shape[1]} and {target.shape[1]}")
-    unit = [f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in (source.astype(float), target.astype(float))]
-    return 1 - unit[0] @ unit[1].T
+        widths = f"{source.shape[1]} and {target.shape[1]}"
+        raise ValueError(f"features must have one width; got {widths}")
+    unit_source, unit_target = _unit(source), _unit(target)
+    return np.asarray(1 - unit_source @ unit_target.T)
 
 
 def transport(cost: np.ndarray) -> Coupling:
-    """The coupling of uniform marginals that minimises <Gamma, cost>, exactly. cost: (n_s, n_t)."""
-    return Coupling(csc_array(_solve(cost, *(np.full(n, 1 / n) for n in cost.shape))))
+    """The coupling of uniform marginals that minimises <Gamma, cost>, exactly; cost: (n_s, n_t)."""
+    n_source, n_target = cost.shape
+    plan = _solve(cost, np.full(n_source, 1 / n_source), np.full(n_target, 1 / n_target))
+    return Coupling(csc_array(plan))
 
 
-def block_transport(cost: np.ndarray, block: int, seed: int, smoothing: float = 0.0) -> list[Block]:
-    """The cheapest block-diagonal coupling along the full one: target examples are dealt into blocks by the seed, sources follow their partners.
+def block_transport(
+    cost: np.ndarray, block: int, seed: int, smoothing: float = 0.0
+) -> list[Block]:
+    """The cheapest block-diagonal coupling along the full one.
 
-    cost: (n_s, n_t); block: target examples in each; smoothing: weight of the entropy inside a block (Cuturi 2013), in units of the cost, 0
-    for none. Where the sizes differ, a source example at a border lies in both blocks, with a part of its mass in each, so that the marginals
-    stay uniform. One block of everything without smoothing is `transport`.
-    Raises ValueError for a block that does not divide the target examples.
+    Target examples are dealt into blocks by the seed; sources follow their partners. Where the sizes
+    differ, a source example at a border lies in both blocks, with a part of its mass in each, so the
+    marginals stay uniform. One block of everything without smoothing is `transport`.
+
+    Args:
+        cost: (n_s, n_t).
+        block: target examples per block.
+        seed: deals them.
+        smoothing: weight of the entropy inside a block (Cuturi 2013), in units of the cost; 0 for
+            none, in which case most pairs have no mass.
+
+    Raises:
+        ValueError: for a block that does not divide the target examples.
     """
     n_source, n_target = cost.shape
     check_blocks(block, None, n_target)
@@ -100,54 +159,110 @@ def block_transport(cost: np.ndarray, block: int, seed: int, smoothing: float = 
     followers = np.argsort((transport(cost).matrix @ rank) * n_source, kind="stable")
     blocks, count = [], n_target // block
     for k in range(count):
-        # in units of 1 / (n_s count): the source at place s holds [s count, (s + 1) count), the block [k n_s, (k + 1) n_s)
-        places = np.arange(k * n_source // count, -(-(k + 1) * n_source // count))
-        shared = np.minimum((places + 1) * count, (k + 1) * n_source) - np.maximum(places * count, k * n_source)
-        source, target = followers[places], np.sort(order[k * block : (k + 1) * block])
-        mass = _solve(cost[np.ix_(source, target)], shared / (n_source * count), np.full(block, 1 / n_target), smoothing)
+        places, shared = _shared_sources(n_source, count, k)
+        source = followers[places]
+        target = np.sort(order[k * block : (k + 1) * block])
+        mass = _solve(
+            cost[np.ix_(source, target)],
+            shared / (n_source * count),
+            np.full(block, 1 / n_target),
+            smoothing,
+        )
         blocks.append(Block(source, target, mass))
     return blocks
 
 
 def check_blocks(block: int, blocks: int | None, n_target: int) -> None:
-    """Raises ValueError unless blocks of `block` examples use up the target's, and `blocks` of them (None: all) are no more than there are."""
+    """Raises ValueError unless the blocks fit the target.
+
+    Args:
+        block: target examples per block; they must use up the target's.
+        blocks: number of blocks that are measured, no more than there are; None for all.
+        n_target: the target's training examples.
+    """
     if type(block) is not int or block < 1 or n_target % block:
-        raise ValueError(f"block must divide the {n_target} training examples of the target; got {block!r}")
-    if blocks is not None and (type(blocks) is not int or not 1 <= blocks <= n_target // block):
-        raise ValueError(f"blocks must lie between 1 and {n_target // block}, as {n_target} examples make no more of {block}; got {blocks!r}")
+        raise ValueError(
+            f"block must divide the {n_target} training examples of the target; got {block!r}"
+        )
+    most = n_target // block
+    if blocks is not None and (type(blocks) is not int or not 1 <= blocks <= most):
+        raise ValueError(
+            f"blocks must lie between 1 and {most}, as {n_target} examples make no more of {block}; "
+            f"got {blocks!r}"
+        )
 
 
 def joined(blocks: Sequence[Block], shape: tuple[int, int]) -> Coupling:
-    """The coupling that the blocks make up. shape: (n_s, n_t)."""
+    """The coupling that the blocks make up; shape: (n_s, n_t)."""
     rows = np.concatenate([np.repeat(b.source, len(b.target)) for b in blocks])
     columns = np.concatenate([np.tile(b.target, len(b.source)) for b in blocks])
-    return Coupling(csc_array((np.concatenate([b.mass.ravel() for b in blocks]), (rows, columns)), shape=shape))
+    masses = np.concatenate([b.mass.ravel() for b in blocks])
+    return Coupling(csc_array((masses, (rows, columns)), shape=shape))
 
 
 def proximal(block: Block, cost: np.ndarray, weight: float) -> Block:
-    """The block whose mass minimises <Gamma, cost> / m + weight KL(Gamma / m || Gamma_last / m), m being its whole mass.
+    """The block that is cheap and near to what it was.
 
-    That is entropic transport with the cost lowered by weight log Gamma_last, so no pair ever loses all of its mass. cost: (a, b).
+    It minimises <Gamma, cost> / m + weight KL(Gamma / m || Gamma_last / m), m being its whole mass:
+    entropic transport with the cost lowered by weight log Gamma_last.
+
+    Args:
+        block: Gamma_last; every pair has mass.
+        cost: (a, b).
+        weight: of the second term.
     """
     lowered = cost - weight * np.log(block.mass / block.mass.sum())
     return block._replace(mass=_solve(lowered, *block.marginals, weight))
 
 
-def _solve(cost: np.ndarray, source: np.ndarray, target: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
-    os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # saves the seconds in which POT looks for tensors that it never gets
+def _unit(features: np.ndarray) -> np.ndarray:
+    features = features.astype(float)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(norms, 1e-12))
+
+
+def _shared_sources(n_source: int, count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the sources of block k out of `count`, and how much of each lies in it.
+
+    In units of 1 / (n_s count) the source at place s holds [s count, (s + 1) count) and the block
+    holds [k n_s, (k + 1) n_s).
+    """
+    first = k * n_source // count
+    end = ((k + 1) * n_source + count - 1) // count  # rounded up
+    places = np.arange(first, end)
+    upper = np.minimum((places + 1) * count, (k + 1) * n_source)
+    lower = np.maximum(places * count, k * n_source)
+    return places, upper - lower
+
+
+def _solve(
+    cost: np.ndarray, source: np.ndarray, target: np.ndarray, smoothing: float = 0.0
+) -> np.ndarray:
+    """(a, b) masses of the transport between marginals (a,) and (b,) of one whole mass."""
+    # saves the seconds in which POT looks for tensors that it never gets
+    os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
     import ot
 
     whole = source.sum()
     source, target = source / whole, target / whole
     if not smoothing:
-        return ot.solve(cost, source, target).plan * whole
-    plan = ot.bregman.sinkhorn_log(source, target, cost, smoothing, numItermax=_ITERATIONS, stopThr=_SOLVED, warn=False)
-    return _rounded(plan, source, target) * whole
+        return np.asarray(ot.solve(cost, source, target).plan * whole)
+    plan = ot.bregman.sinkhorn_log(
+        source, target, cost, smoothing, numItermax=_ITERATIONS, stopThr=_SOLVED, warn=False
+    )
+    # a smooth plan has mass everywhere; where a pair's underflows, keep the least that has a logarithm
+    return np.maximum(_rounded(plan, source, target), _LEAST / plan.size) * whole
 
 
 def _rounded(plan: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The plan with its marginals made exact (Altschuler et al. 2017, algorithm 2), however far the iteration came."""
+    """The plan with its marginals made exact, however far the iteration came.
+
+    Source: Altschuler et al. (2017), algorithm 2.
+    """
     plan = plan * np.minimum(source / plan.sum(1), 1)[:, None]
     plan = plan * np.minimum(target / plan.sum(0), 1)
-    short = np.maximum(source - plan.sum(1), 0), np.maximum(target - plan.sum(0), 0)
-    return plan + np.outer(*short) / (short[0].sum() or 1.0)
+    missing_source = np.maximum(source - plan.sum(1), 0)
+    missing_target = np.maximum(target - plan.sum(0), 0)
+    return np.asarray(
+        plan + np.outer(missing_source, missing_target) / (missing_source.sum() or 1.0)
+    )

@@ -1,255 +1,134 @@
-"""Experiments: a run is a record of one training; running a list of them trains what the store lacks and returns tidy rows."""
+"""Running experiments: train the runs that the store lacks, and return their tidy rows."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from rtl_utils import methods
-from rtl_utils.coupled import Coupled
+from rtl_utils import methods, probing
+from rtl_utils.data import Shortcut, Task, plant, soft_labels
 from rtl_utils.methods import Plan
+from rtl_utils.migration import migrate
 from rtl_utils.models import Net, build, predict
-from rtl_utils.paths import CONSTANT, soft_labels
 from rtl_utils.paths import Path as TaskPath
-from rtl_utils.probing import ball_test
 from rtl_utils.provenance import provenance
-from rtl_utils.results import FINAL, Store, run_key
-from rtl_utils.spurious import permute_features, plant_ball, plant_share
-from rtl_utils.tasks import Task, disjoint, load, standardise, synthetic
-from rtl_utils.training import History, Replica, Sgd, TrainingDiverged, example_loss
+from rtl_utils.runs import (
+    BACKBONE,
+    Run,
+    check_fields,
+    clean_tasks,
+    reads,
+    target_views,
+    tasks,
+)
+from rtl_utils.schedules import CONSTANT
+from rtl_utils.store import FINAL, Row, Store
+from rtl_utils.training import History, Replica, TrainingDiverged, example_loss, one_thread
 
-_MODULES = (
-    "randomness", "tasks", "spurious", "models", "couplings", "paths", "lengths", "populations", "workers", "training", "coupled", "methods",
-    "probing", "experiments",
-)  # fmt: skip
-_COUNTER_EXAMPLES = 0.1  # share of the images of every other class that carry a ball
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training, fully described. The field `target` is None for a backbone, which trains on the source.
-
-    method: "backbone" or a name of METHODS; source_ball: the source class whose images carry a ball, None for a clean source;
-    target_ball: every training image of the target carries one; n_train: target images a class, None for all; head: "shared", class k
-    of source and target is one output (the paper), or "disjoint", every class has its own; source_sgd: how the backbone was trained, None
-    for the same as this run; coupled: for an iterated coupling; partitions: as in `methods.plan`, for the information lengths.
-    """
-
-    dataset: str
-    source: str
-    target: str | None
-    method: str
-    seed: int
-    source_ball: str | None = None
-    target_ball: bool = False
-    n_train: int | None = None
-    head: str = "shared"
-    width: str | tuple[int, ...] = "small"
-    taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    sgd: Sgd = Sgd()
-    source_sgd: Sgd | None = None
-    coupled: Coupled = Coupled()
-    partitions: int | None = None
-
-    @property
-    def key(self) -> str:
-        """The run's name in the store: a hash of this record and of the code."""
-        return _key(self)
-
-    def backbone(self) -> "Run":
-        """The run that trains this run's backbone: the same source, seed and settings, whatever the target."""
-        return replace(
-            self,
-            method="backbone",
-            target=None,
-            target_ball=False,
-            n_train=None,
-            taus=CONSTANT.taus,
-            sgd=self.source_sgd or self.sgd,
-            source_sgd=None,
-            coupled=Coupled(),
-            partitions=None,
-        )
+__all__ = ["FINAL", "Run", "export", "frame", "measure", "network", "run", "tasks"]
 
 
-def run(runs: Sequence[Run], store: Store, device: str = "cpu") -> pd.DataFrame:
-    """Tidy rows of the runs, training those that the store lacks: first their backbones, then all together as one population.
+def run(
+    runs: Sequence[Run], store: Store, device: str = "cpu", *, keep_diverged: bool = False
+) -> pd.DataFrame:
+    """Tidy rows of the runs, training those that the store lacks.
 
-    Each run is stored as soon as it is done, so that stopping loses at most the trainings in flight.
-    Raises ValueError for a run that cannot be, before any training, and if a backbone diverged.
+    First their backbones are trained, then all transfers together. Each run is stored as soon as it is
+    done, so stopping loses at most the trainings in flight.
+
+    Args:
+        runs: what is wanted, in the order in which their rows come back.
+        store: where trained runs are looked for and kept.
+        device: where the others are trained.
+        keep_diverged: whether the rows of runs that diverged are wanted too, as far as they got.
+
+    Raises:
+        ValueError: before any training, for a run that cannot be; after it, if a run diverged.
     """
     wanted = list(dict.fromkeys(runs))
-    for r in _missing(wanted, store):
-        _check(r)
-    backbones = list(dict.fromkeys(r.backbone() for r in wanted if _needs_backbone(r)))
+    _say_what_is_old(store)
+    for r in wanted:
+        check_fields(r)
+    backbones = list(dict.fromkeys(_backbone(r) for r in wanted if _starts_from_backbone(r)))
+    _check(_missing([*wanted, *backbones], store))
     _execute(_missing(backbones, store), store, device, "backbones")
-    for key, (status, message) in store.status(b.key for b in backbones).items():
-        if status == "diverged":
-            raise ValueError(f"backbone {key} diverged, so nothing can be transferred from it: {message}")
-    _execute([r for r in _missing(wanted, store) if r not in backbones], store, device, "transfers")
-    return store.frame(r.key for r in wanted)
+    diverged = _diverged(backbones, store)
+    if diverged:
+        raise ValueError(f"a backbone diverged, so nothing can be transferred from it: {diverged[0]}")
+    _execute(_missing(wanted, store), store, device, "transfers")
+    diverged = _diverged(wanted, store)
+    if diverged and not keep_diverged:
+        raise ValueError(f"{len(diverged)} of {len(wanted)} runs diverged; the first: {diverged[0]}")
+    return frame(wanted, store)
+
+
+def frame(runs: Sequence[Run], store: Store) -> pd.DataFrame:
+    """Tidy rows of the runs that are in the store, in the order of the runs.
+
+    Returns:
+        One row per run, metric and epoch (-1: after training): columns run, status, the run's own
+        (`Run.columns`), metric, epoch, value, and those of the provenance.
+    """
+    wanted = list(dict.fromkeys(runs))
+    values = store.values(r.key for r in wanted)
+    described = pd.DataFrame([{"run": r.key, **r.columns()} for r in wanted])
+    if described.empty:
+        return values
+    described["order"] = range(len(described))
+    rows = described.merge(values, on="run")
+    rows = rows.sort_values(["order", "metric", "epoch"], ignore_index=True, kind="stable")
+    return rows.drop(columns="order")
+
+
+def export(runs: Iterable[Run], store: Store, path: Path) -> pd.DataFrame:
+    """Write the values after training of some runs as one CSV file with their provenance.
+
+    Args:
+        runs: which; those that the store lacks are left out.
+        store: that holds them.
+        path: of the file; its folder is made, and it appears whole or not at all.
+
+    Returns:
+        What was written, in an order that depends on the values alone.
+    """
+    rows = frame(list(runs), store)
+    final = rows[rows.epoch == FINAL].drop(columns="epoch") if len(rows) else rows
+    by = ["dataset", "source", "target", "method", "seed", "run", "metric"]
+    final = final.sort_values([name for name in by if name in final], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    try:
+        final.to_csv(temporary, index=False, float_format="%.6g")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return final
 
 
 def network(run: Run, store: Store) -> Net:
-    """The trained network of a run that is in the store. Raises ValueError if it is not."""
-    _, target = tasks(run)
-    net = build(target, run.width, run.seed)
+    """The trained network of a run that is in the store.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    net = _fresh(run)
     if not store.load_weights(run.key, net):
-        raise ValueError(f"the store has no weights of {run}; call experiments.run on it first")
+        raise ValueError(
+            f"the store has no weights of {run}; call experiments.run on it, which trains it"
+        )
     return net
 
 
-def tasks(run: Run) -> tuple[Task, Task]:
-    """Source and target of a run, planted and standardised as it trains on them; for a backbone both are the source."""
-    return _tasks(run.dataset, run.source, run.target, run.seed, run.source_ball, run.target_ball, run.n_train, run.head)
-
-
-def code() -> list[Path]:
-    """The modules that decide a run's numbers; a change in one of them makes its runs new ones."""
-    return [Path(__file__).with_name(f"{name}.py") for name in _MODULES]
-
-
-def synthetic_views(seed: int) -> dict[str, Task]:
-    """The synthetic target in the units of the permuted target, on which all models train (paper, section 5.1).
-
-    "permuted": as trained on; "restored": the original first 20 features are back; "rows": the rows of those features are permuted
-    within their columns, the control that changes nothing against "permuted".
-    """
-    raw = synthetic("target", seed)
-    permuted = permute_features(raw, seed)
-    views = {"permuted": permuted, "restored": raw, "rows": permute_features(permuted, seed, by="rows")}
-    return {name: standardise(view, by=permuted) for name, view in views.items()}
-
-
-def _check(run: Run) -> None:
-    """Meet every rule that this run's training would meet, before any training."""
-    if run.method not in ("backbone", *methods.METHODS):
-        raise ValueError(f"method must be one of backbone, {', '.join(methods.METHODS)}; got {run.method!r}")
-    if run.head not in ("shared", "disjoint"):
-        raise ValueError(f"head must be 'shared' or 'disjoint'; got {run.head!r}")
-    if run.method != "backbone" and methods.needs_shortcut(run.method) and run.source_ball is None:
-        raise ValueError(f"method {run.method!r} must know where the shortcut is, so source_ball must name a class; got None")
-    source, target = tasks(run)
-    net = build(source, run.width, run.seed)
-    if run.method == "backbone":
-        Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd)
-    else:
-        TaskPath(target, source)
-        _transfer(run, net)
-
-
-def _needs_backbone(run: Run) -> bool:
-    return run.method == "backbone" or (run.method in methods.METHODS and methods.METHODS[run.method].start == "backbone")
-
-
-def _missing(runs: Sequence[Run], store: Store) -> list[Run]:
-    done = store.status(run.key for run in runs)
-    nets_lost = [
-        r
-        for r in runs
-        if r.method == "backbone"
-        and r.key in done
-        and done[r.key][0] == "done"
-        and not store.load_weights(r.key, build(tasks(r)[1], r.width, r.seed))
-    ]
-    return [r for r in runs if r.key not in done or r in nets_lost]
-
-
-def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None:
-    plans = [_plan(r, store) for r in runs]
-
-    def done(row: int, history: History) -> None:
-        r, planned = runs[row], plans[row]
-        store.save_weights(r.key, planned.net.cpu())
-        made = provenance(device, threads=1, seconds=history.seconds)
-        store.save(r.key, asdict(r), _rows(r, planned, history), history.diverged, made)
-
-    with suppress(TrainingDiverged):  # stored as diverged by `done`
-        methods.train(plans, device=device, on_done=done, label=label)
-
-
-def _plan(run: Run, store: Store) -> Plan:
-    if run.method == "backbone":
-        source, _ = tasks(run)
-        net = build(source, run.width, run.seed)
-        return methods.alone(Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd))
-    return _transfer(run, network(run.backbone(), store) if _needs_backbone(run) else None)
-
-
-def _transfer(run: Run, backbone: Net | None) -> Plan:
-    source, target = tasks(run)
-    return methods.plan(
-        run.method, backbone, source, target, seed=run.seed, sgd=run.sgd, taus=run.taus, width=run.width, coupled=run.coupled,
-        shortcut=_shortcut(run), partitions=run.partitions,
-    )  # fmt: skip
-
-
-def _shortcut(run: Run) -> methods.Shortcut | None:
-    """What there is to know about the run's ball; None if there is none."""
-    if run.source_ball is None:
-        return None
-    source, target = tasks(replace(run, source_ball=None))
-    classes, others = source.y_train.unique().tolist(), target.y_train.unique().tolist()
-    ball = source.class_index(run.source_ball)
-    spread = plant_share(source, tuple(source.class_names[k] for k in classes), 1 / len(classes), run.seed)  # about as many balls
-    if run.target_ball:
-        return methods.Shortcut(spread, target)
-    return methods.Shortcut(spread, plant_share(target, tuple(target.class_names[k] for k in others if k != ball), _COUNTER_EXAMPLES, run.seed))
-
-
-@cache
-def _key(run: Run) -> str:
-    iterated = run.method in methods.METHODS and methods.METHODS[run.method].coupling == "iterated"
-    return run_key(asdict(run if iterated else replace(run, coupled=Coupled())), code())  # other methods do not look at it
-
-
-@lru_cache(maxsize=64)  # runs on the same data share its tensors
-def _tasks(
-    dataset: str, source: str, target: str | None, seed: int, source_ball: str | None, target_ball: bool, n_train: int | None, head: str
-) -> tuple[Task, Task]:
-    start = load(dataset, source, seed)
-    if source_ball is not None:
-        start = plant_ball(start, (source_ball,), seed)
-    if dataset == "synthetic" and target is not None:
-        return start, synthetic_views(seed)["permuted"]
-    end = start if target is None else load(dataset, target, seed, n_train)
-    if target_ball:
-        end = plant_ball(end, "all", seed)
-    if head == "disjoint":
-        start, end = disjoint(start, end)
-    return start, start if target is None else end
-
-
-def _rows(run: Run, planned: Plan, history: History) -> list[tuple[str, int, float]]:
-    """Every epoch's history, then what is measured after training; a run that diverged has nothing to measure."""
-    series = ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length", "source_loss")
-    rows = [(metric, epoch, value) for metric in series for epoch, value in enumerate(getattr(history, metric))]
-    if history.diverged:
-        return rows
-    rows += [("coupled_distance", k, iteration.distance) for k, iteration in enumerate(planned.iterations)]
-    return rows + [(metric, FINAL, value) for metric, value in (measure(run, planned.net) | _distances(planned, history)).items()]
-
-
-def _distances(planned: Plan, history: History) -> dict[str, float]:
-    """Distances from source to target as this training measures them: weight_length, and what was asked for of information_length,
-    riemannian_length (means over pairs) and coupled_distance, each of these with its standard error."""
-    values, watch = {"weight_length": history.length[-1]}, planned.first.watch
-    if planned.iterations:
-        last = planned.iterations[-1]
-        return values | {"coupled_distance": last.distance, "coupled_distance_error": last.standard_error}
-    for name, lengths in (("information_length", watch.mean), ("riemannian_length", watch.riemannian)) if watch else ():
-        values |= {name: float(lengths.mean()), f"{name}_error": float(lengths.std(ddof=1) / len(lengths) ** 0.5)}
-    return values
-
-
 def measure(run: Run, net: Net) -> dict[str, float]:
-    """What a run's network does after training: losses and accuracies of its own task, and the tests with the spurious feature.
+    """What a run's network does after training, on its own task and with the shortcut.
 
-    train_loss, val_loss, for classes also *_accuracy, in evaluation mode; with a ball in play the five numbers of `ball_test`; on the
-    synthetic target restored_loss and rows_loss (see `synthetic_views`).
+    Returns:
+        train_loss and val_loss in evaluation mode; for classes also train_accuracy and val_accuracy;
+        where the source has a shortcut the numbers of `probing.shortcut_test`; a loss for each further
+        view of the target, such as restored_loss on the synthetic one.
     """
     _, target = tasks(run)
     values = {}
@@ -259,11 +138,155 @@ def measure(run: Run, net: Net) -> dict[str, float]:
         values[f"{split}_loss"] = float(example_loss(output, soft_labels(target, y)).mean())
         if not target.is_regression:
             values[f"{split}_accuracy"] = float((output.argmax(1) == y).float().mean())
-    if run.dataset == "synthetic" and run.target is not None:
-        for view in ("restored", "rows"):
-            task = synthetic_views(run.seed)[view]
-            values[f"{view}_loss"] = float(example_loss(predict(net, task.x_val), task.y_val).mean())
-    if run.source_ball is not None:
-        source, clean = tasks(replace(run, source_ball=None, target_ball=False))
-        values |= ball_test(net, clean, plant_ball(clean, "all", run.seed, splits=("val",)), source.class_index(run.source_ball))
+    for name, view in target_views(run).items():
+        output = predict(net, view.x_val)
+        values[f"{name}_loss"] = float(
+            example_loss(output, soft_labels(view, view.y_val)).mean()
+        )
+    if run.source_shortcut is not None and run.shortcut_label is not None:
+        _, clean = clean_tasks(run)
+        planted = everywhere(clean, run.source_shortcut, run.seed)
+        values |= probing.shortcut_test(net, clean, planted, run.shortcut_label)
+    return values
+
+
+def everywhere(task: Task, shortcut: Shortcut, seed: int) -> Task:
+    """The task with the shortcut on every validation image."""
+    on_all = Shortcut(shortcut.patch, None, 1.0, shortcut.size, shortcut.place)
+    return plant(task, on_all, seed, splits=("val",))
+
+
+def _say_what_is_old(store: Store) -> None:
+    """Find earlier runs of the store again; say once how many are not."""
+    if getattr(store, "migrated", False):
+        return
+    found, old = migrate(store)
+    store.migrated = True  # type: ignore[attr-defined]
+    if found or old:
+        warnings.warn(
+            f"{store.folder} holds runs of an earlier version: {found} are found again, {old} were "
+            "made by code whose numbers are not today's, or are doubles, and are left alone",
+            stacklevel=3,
+        )
+
+
+def _check(runs: Sequence[Run]) -> None:
+    """Validate the runs: raise here what training would raise later."""
+    for r in runs:
+        source, target = tasks(r)
+        net = build(source, r.width, r.seed)
+        if r.method == BACKBONE:
+            Replica(net, TaskPath(source), CONSTANT, r.seed, r.sgd)
+        else:
+            TaskPath(target, source)
+            methods.plan(r.method, net, source, target, seed=r.seed, setup=r.setup)
+
+
+def _starts_from_backbone(run: Run) -> bool:
+    return run.method == BACKBONE or run.needs_backbone
+
+
+def _backbone(run: Run) -> Run:
+    return run if run.method == BACKBONE else run.backbone()
+
+
+def _missing(runs: Sequence[Run], store: Store) -> list[Run]:
+    """Runs that are not in the store, one per key, or whose weights are lost."""
+    by_key = {r.key: r for r in reversed(runs)}
+    done = store.status(by_key)
+    return [
+        r
+        for key, r in reversed(by_key.items())
+        if key not in done or (done[key][0] == "done" and not _whole(r, store))
+    ]
+
+
+def _whole(run: Run, store: Store) -> bool:
+    """Whether a stored run's weights are there; those that others start from are read to be sure."""
+    if run.method == BACKBONE:
+        return store.load_weights(run.key, _fresh(run))
+    return store.has_weights(run.key)
+
+
+def _fresh(run: Run) -> Net:
+    _, target = tasks(run)
+    return build(target, run.width, run.seed)
+
+
+def _diverged(runs: Sequence[Run], store: Store) -> list[str]:
+    """What the store says of the runs among these that diverged."""
+    status = store.status(r.key for r in runs)
+    return [
+        f"{r.method} on {r.target or r.source}, seed {r.seed}: {status[r.key][1]}"
+        for r in runs
+        if r.key in status and status[r.key][0] == "diverged"
+    ]
+
+
+def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None:
+    plans = [_plan(r, store) for r in runs]
+
+    def done(row: int, history: History) -> None:
+        r, planned = runs[row], plans[row]
+        store.save_weights(r.key, planned.net.cpu())
+        with one_thread():
+            rows = _rows(r, planned, history)
+        made = provenance(device, threads=1, seconds=history.seconds)
+        store.save(
+            r.key,
+            asdict(r),
+            rows,
+            message=history.diverged,
+            provenance=made,
+            reads=reads(r),
+        )
+
+    with suppress(TrainingDiverged):  # stored as diverged by `done`
+        methods.train(plans, device=device, on_done=done, label=label)
+
+
+def _plan(run: Run, store: Store) -> Plan:
+    source, target = tasks(run)
+    if run.method == BACKBONE:
+        net = build(source, run.width, run.seed)
+        return methods.alone(Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd))
+    backbone = network(run.backbone(), store) if run.needs_backbone else None
+    return methods.plan(run.method, backbone, source, target, seed=run.seed, setup=run.setup)
+
+
+def _rows(run: Run, planned: Plan, history: History) -> list[Row]:
+    """Every epoch's history, then what is measured after training, of a run that did not diverge."""
+    rows = [
+        (metric, epoch, value)
+        for metric, values in history.series().items()
+        for epoch, value in enumerate(values)
+    ]
+    if history.diverged:
+        return rows
+    rows += [
+        ("coupled_distance", k, iteration.distance)
+        for k, iteration in enumerate(planned.iterations)
+    ]
+    final = measure(run, planned.net) | _distances(planned, history)
+    return rows + [(metric, FINAL, value) for metric, value in final.items()]
+
+
+def _distances(planned: Plan, history: History) -> dict[str, float]:
+    """Distances from source to target as this training measures them.
+
+    weight_length, and what was asked for of information_length, riemannian_length (means over pairs)
+    and coupled_distance, each of these with its standard error.
+    """
+    values = {"weight_length": history.weight_length[-1]}
+    if planned.iterations:
+        last = planned.iterations[-1]
+        values["coupled_distance"] = last.distance
+        values["coupled_distance_error"] = last.standard_error
+    if planned.lengths is not None:
+        for name, lengths in (
+            ("information_length", planned.lengths.mean),
+            ("riemannian_length", planned.lengths.riemannian),
+        ):
+            values[name] = float(lengths.mean())
+            values[f"{name}_error"] = float(lengths.std(ddof=1) / len(lengths) ** 0.5)
     return values

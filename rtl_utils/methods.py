@@ -1,91 +1,263 @@
-"""Transfer methods as records: a start, a path of tasks, a schedule of tau, and what is trained. A new method is a new record."""
+"""Transfer methods as records: a start, a path of tasks, a schedule of tau, and what is trained.
+
+A new method is a new record in METHODS, and nothing else.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 
-from rtl_utils.coupled import Coupled, Iteration, Program, iterated, transported
+from rtl_utils.coupled import Coupled, Iteration, Stages, iterated, transported
+from rtl_utils.data import Task
 from rtl_utils.lengths import PairLength, check_partitions
 from rtl_utils.models import Net, build, predict_features
-from rtl_utils.paths import Path, schedule
+from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
-from rtl_utils.tasks import Task
+from rtl_utils.schedules import CONSTANT, schedule
 from rtl_utils.training import History, Replica, Sgd, fit
+
+_LOOKS = ("label", "colour", "marker", "reference", "knows")  # fields that decide no number
+_MEASURED_PAIRS = 500  # random pairs over which an information length is averaged
 
 
 @dataclass(frozen=True)
 class Method:
     """One row of the table of methods.
 
-    label: its name in figures; start: "fresh" weights or the "backbone"; blend: how source and target mix along the path, None for the target
-    alone, "symmetric" for the target with itself; coupling: how they are paired, "independent", by optimal transport of the backbone's
-    "features", or "iterated" (`Coupled`); schedule: of tau, a name of SCHEDULES; trainable: "all", the "head", or "head, then all" (half the
-    epochs each); statistics: whether the body's BatchNorm statistics are "moving" or stand "still"; fade: of the labels, see `Path`; l2_sp: pull
-    towards the backbone, see `Sgd`; backbone_share: weight of the backbone in the average with the trained weights that is taken afterwards;
-    decorrelated: the source's balls move to images of every class as tau grows; counter_examples: a few target images carry the ball; knows:
-    what a user must know of the shortcut.
+    Args:
+        label: its name in figures and tables.
+        colour: in every figure; told apart by colour-blind readers where it can be.
+        marker: in every figure, in matplotlib's notation.
+        reference: who described it.
+        start: "fresh" weights, or the "backbone".
+        blend: how source and target mix along the path, a name of BLENDS; None for the target alone,
+            "symmetric" for the target with itself.
+        coupling: how they are paired: "independent", by optimal transport of the backbone's
+            "features", or "iterated" (`Coupled`).
+        schedule: of tau, a name of SCHEDULES.
+        trainable: "all", the "head", or "head, then all" (half of the epochs each).
+        statistics: whether the body's BatchNorm statistics are "updated" or stay "frozen".
+        fade: of the labels, see `Path`.
+        l2_sp: pull towards the backbone, see `Sgd`.
+        backbone_share: weight of the backbone in the average with the trained weights that is taken
+            afterwards.
+        decorrelated: the source's shortcut moves to images of every class as tau grows.
+        counter_examples: a few target images carry the shortcut.
+        knows: what a user must know of the shortcut.
+        version: raised when the method's numbers change, so that stored runs are not mistaken for new
+            ones.
     """
 
     label: str
+    colour: str
+    marker: str
+    reference: str = ""
     start: str = "backbone"
     blend: str | None = None
     coupling: str = "independent"
     schedule: str = "constant"
     trainable: str = "all"
-    statistics: str = "moving"
+    statistics: str = "updated"
     fade: float = 1.0
     l2_sp: float = 0.0
     backbone_share: float = 0.0
     decorrelated: bool = False
     counter_examples: bool = False
     knows: str = "nothing"
+    version: int = 1
+
+    @property
+    def needs_knowledge(self) -> bool:
+        """Whether it can run only where there is a shortcut and its user knows where it is."""
+        return self.decorrelated or self.counter_examples
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What decides the method's numbers: its fields, without looks and without what is off."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _LOOKS}
+        return {name: value for name, value in values.items() if value}
 
 
-METHODS = {
-    "scratch": Method("from scratch", start="fresh"),
-    "ft": Method("fine-tuning"),
-    "ft-still": Method("fine-tuning, BatchNorm still", statistics="still"),
-    "fixed": Method("fixed feature", trainable="head", statistics="still"),
-    "fixed-moving": Method("fixed feature, BatchNorm moving", trainable="head"),  # as Salman et al. 2022 run it
-    "lp-ft": Method("linear probe, then fine-tuning", trainable="head, then all"),  # Kumar et al. 2022
-    "mixup": Method("mixup within the target", blend="symmetric"),  # Zhang et al. 2018
-    "l2-sp": Method("fine-tuning, pulled to the backbone", l2_sp=0.01),  # Li et al. 2018
-    "wise-ft": Method("average of backbone and fine-tuned", backbone_share=0.5),  # Wortsman et al. 2022
-    "counter": Method("fine-tuning with counter-examples", counter_examples=True, knows="where it is"),  # Wang & Russakovsky 2023
-    "ut": Method("uncoupled transfer", blend="mixup", schedule="grid"),
-    "ut-mixture": Method("uncoupled transfer, mixture", blend="mixture", schedule="grid"),
-    "ut-annealed": Method("uncoupled transfer, annealed Beta", blend="annealed", schedule="even"),
-    "ut-fade": Method("uncoupled transfer, labels first", blend="mixup", schedule="grid", fade=3.0),
-    "ut-decorrelated": Method("uncoupled transfer, decorrelated source", blend="mixup", schedule="grid", decorrelated=True, knows="where it is"),
-    "ct": Method("coupled transfer", blend="mixup", coupling="features", schedule="grid"),
-    "ct-annealed": Method("coupled transfer, annealed Beta", blend="annealed", coupling="features", schedule="even"),
-    "ct-iterated": Method("coupled transfer, iterated", blend="mixup", coupling="iterated", schedule="grid"),
-    "iso": Method("iso-classification", blend="mixture", schedule="iso"),  # Gao & Chaudhari 2020
+METHODS: dict[str, Method] = {
+    "scratch": Method("from scratch", "#7F7F7F", "s", start="fresh"),
+    "ft": Method("fine-tuning", "#E69F00", "o"),
+    "ft-frozen": Method(
+        "fine-tuning, frozen statistics", "#D55E00", "h", statistics="frozen"
+    ),
+    "fixed": Method("fixed feature", "#CC79A7", "D", trainable="head", statistics="frozen"),
+    "fixed-updated": Method(
+        "fixed feature, updated statistics",
+        "#8C4C73",
+        "d",
+        "Salman et al. (2022)",
+        trainable="head",
+    ),
+    "lp-ft": Method(
+        "linear probe, then fine-tuning",
+        "#F0C75E",
+        "H",
+        "Kumar et al. (2022)",
+        trainable="head, then all",
+    ),
+    "mixup": Method(
+        "mixup within the target", "#B8860B", "*", "Zhang et al. (2018)", blend="symmetric"
+    ),
+    "l2-sp": Method(
+        "fine-tuning, pulled to the backbone", "#A0522D", "p", "Li et al. (2018)", l2_sp=0.01
+    ),
+    "wise-ft": Method(
+        "average of backbone and fine-tuned",
+        "#FF9F80",
+        "8",
+        "Wortsman et al. (2022)",
+        backbone_share=0.5,
+    ),
+    "counter": Method(
+        "fine-tuning with counter-examples",
+        "#C00000",
+        "X",
+        "Wang & Russakovsky (2023)",
+        counter_examples=True,
+        knows="where it is",
+    ),
+    "ut": Method(
+        "uncoupled transfer",
+        "#0072B2",
+        "^",
+        "the paper, section 2.3",
+        blend="mixup",
+        schedule="grid",
+    ),
+    "ut-mixture": Method(
+        "uncoupled transfer, mixture",
+        "#56B4E9",
+        "v",
+        "Gao & Chaudhari (2021)",
+        blend="mixture",
+        schedule="grid",
+    ),
+    "ut-annealed": Method(
+        "uncoupled transfer, annealed Beta",
+        "#1F3A93",
+        "<",
+        "Gao & Chaudhari (2021)",
+        blend="annealed",
+        schedule="even",
+    ),
+    "ut-fade": Method(
+        "uncoupled transfer, labels first",
+        "#6A5ACD",
+        ">",
+        blend="mixup",
+        schedule="grid",
+        fade=3.0,
+    ),
+    "ut-decorrelated": Method(
+        "uncoupled transfer, decorrelated source",
+        "#00B3B3",
+        "$\\oplus$",
+        blend="mixup",
+        schedule="grid",
+        decorrelated=True,
+        knows="where it is",
+    ),
+    "ct": Method(
+        "coupled transfer",
+        "#009E73",
+        "$\\otimes$",
+        "Gao & Chaudhari (2021)",
+        blend="mixup",
+        coupling="features",
+        schedule="grid",
+    ),
+    "ct-annealed": Method(
+        "coupled transfer, annealed Beta",
+        "#7FB800",
+        "$\\ominus$",
+        "Gao & Chaudhari (2021)",
+        blend="annealed",
+        coupling="features",
+        schedule="even",
+    ),
+    "ct-iterated": Method(
+        "coupled transfer, iterated",
+        "#004D38",
+        "$\\odot$",
+        "Gao & Chaudhari (2021)",
+        blend="mixup",
+        coupling="iterated",
+        schedule="grid",
+    ),
+    "iso": Method(
+        "iso-classification",
+        "#7A5195",
+        "$\\star$",
+        "Gao & Chaudhari (2020)",
+        blend="mixture",
+        schedule="iso",
+    ),
 }
 
 
-class Shortcut(NamedTuple):
-    """What a user can make who knows where the shortcut is: the source with the balls of one class spread over all of them, and the target with
-    balls on a few images of the other classes."""
+class Knowledge(NamedTuple):
+    """What a user can make who knows where the shortcut is.
+
+    Args:
+        spread: the source with its shortcuts moved from one class to images of all.
+        countered: the target with the shortcut on a few images of the other classes.
+    """
 
     spread: Task
     countered: Task
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How a transfer is trained, whatever its method and tasks.
+
+    Args:
+        sgd: how SGD runs.
+        taus: the grid of a path that starts at the source.
+        width: of fresh weights, as in `models.build`.
+        coupled: for an iterated coupling.
+        knowledge: for a method that must know where the shortcut is.
+        partitions: at how many checkpoints predictions are compared, by `PairLength` on random pairs,
+            found afterwards in `Plan.lengths`; None for not at all.
+    """
+
+    sgd: Sgd = Sgd()
+    taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    width: str | tuple[int, ...] = "small"
+    coupled: Coupled = Coupled()
+    knowledge: Knowledge | None = None
+    partitions: int | None = None
+
+
 @dataclass
 class Plan:
-    """A transfer that is to be done: the network that it trains, and the trainings that `fit` must do for it, one after the other.
+    """A transfer that is to be done.
 
-    first: the first training, for those that need only to look at it; iterations: of an iterated coupling, as they are done.
+    Args:
+        net: the network that it trains.
+        first: the first training, for those that only need to see it.
+        stages: the trainings that `fit` must do, one after the other.
+        iterations: of an iterated coupling, filled as they are done.
     """
 
     net: Net
     first: Replica
-    program: Program
+    stages: Stages
     iterations: list[Iteration] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> PairLength | None:
+        """The information lengths that the training measured, if it was asked to."""
+        callback = self.first.callback
+        measured = isinstance(callback, PairLength) and not self.iterations
+        return callback if measured else None
 
 
 def plan(
@@ -95,61 +267,38 @@ def plan(
     target: Task,
     *,
     seed: int,
-    sgd: Sgd,
-    taus: Sequence[float],
-    width: str | Sequence[int],
-    coupled: Coupled = Coupled(),
-    shortcut: Shortcut | None = None,
-    partitions: int | None = None,
+    setup: Setup = Setup(),
 ) -> Plan:
     """What a method will do; nothing is trained yet, and the backbone is left as it is.
 
-    backbone: may be None for a method that starts fresh; taus: the grid of a path that starts at the source; width: of fresh weights, as in
-    `models.build`; coupled: for an iterated coupling; shortcut: for a method that must know where it is; partitions: at how many checkpoints
-    predictions are compared (`PairLength` on random pairs, found in the last replica's `watch`), None for not at all.
-    Raises ValueError for an unknown method, one that lacks what it needs, and what `Path`, `schedule`, `Replica` and `Coupled` raise.
+    Args:
+        method: a name of METHODS.
+        backbone: trained on the source; None will do for a method that starts fresh.
+        source: where the path begins.
+        target: where it ends.
+        seed: of fresh weights and of everything that the training draws.
+        setup: how it is trained.
+
+    Raises:
+        ValueError: for an unknown method, one that lacks what it needs, and what `Path`, `schedule`,
+            `Replica` and `Coupled` raise.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    record = METHODS[method]
-    if record.start == "backbone" and backbone is None:
-        raise ValueError(f"method {method!r} starts from a backbone; got None")
-    if needs_shortcut(method) and shortcut is None:
-        raise ValueError(f"method {method!r} must know where the shortcut is; pass shortcut=Shortcut(...)")
-    if partitions is not None and record.trainable == "head, then all":
-        raise ValueError(f"method {method!r} is two trainings, whose predictions make no one path; leave partitions out")
-    if (partitions is not None or record.coupling == "iterated") and target.is_regression:
-        raise ValueError(f"information lengths are of class probabilities; task {target.name!r} is a regression")
-    if record.trainable == "head, then all" and sgd.epochs < 2:
-        raise ValueError(f"method {method!r} splits its epochs between the head and all weights, so it needs 2 or more; got {sgd.epochs}")
-    if record.counter_examples:
-        target = shortcut.countered
-    net = build(target, width, seed) if record.start == "fresh" else copy.deepcopy(backbone)
-    net.still_statistics = record.statistics == "still"
-    taken = schedule(record.schedule, taus, sgd.epochs)
-    watch = None if partitions is None else _watch(record, source, target, partitions, sgd.epochs, seed)
-    first = Replica(net, _path(record, source, target, shortcut), taken, seed, replace(sgd, l2_sp=sgd.l2_sp or record.l2_sp), watch)
-    if record.trainable == "head" and net.still_statistics:  # the body is a fixed function: compute its features once
-        first = _probe(first, sgd.epochs)
+    record = _checked(method, backbone, target, setup)
+    if setup.knowledge is not None and record.counter_examples:
+        target = setup.knowledge.countered
+    net = _start(record, backbone, target, setup.width, seed)
+    sgd = replace(setup.sgd, l2_sp=setup.sgd.l2_sp or record.l2_sp)
+    taken = schedule(record.schedule, setup.taus, sgd.epochs)
+    path = _path(record, source, target, setup.knowledge)
+    callback = _callback(record, source, path, setup, seed)
+    first = Replica(net, path, taken, seed, sgd, callback)
+    if record.trainable == "head" and net.frozen_statistics:
+        first = _probe(first, sgd.epochs)  # the body is a fixed function: its features once
     elif record.trainable == "head":
         net.body.requires_grad_(False)
-    planned = replace(alone(first), net=net)
-    if record.trainable == "head, then all":
-        planned.program = _probe_then_all(first)
-    elif record.backbone_share:
-        planned.program = _average(first, backbone, record.backbone_share)
-    elif record.coupling == "features":
-        planned.program = transported(first, backbone)
-    elif record.coupling == "iterated":
-        coupled.sizes(len(target.y_train))
-        check_partitions(coupled.partitions, sgd.epochs)
-        planned.program = iterated(first, backbone, coupled, planned.iterations)
-    return planned
-
-
-def needs_shortcut(method: str) -> bool:
-    """Whether a method can run only where there is a shortcut and its user knows where it is."""
-    return METHODS[method].decorrelated or METHODS[method].counter_examples
+    iterations: list[Iteration] = []
+    stages = _stages(record, first, backbone, setup, iterations)
+    return Plan(net, first, stages, iterations)
 
 
 def alone(replica: Replica) -> Plan:
@@ -158,22 +307,39 @@ def alone(replica: Replica) -> Plan:
 
 
 def train(
-    plans: Sequence[Plan], *, device: str = "cpu", on_done: Callable[[int, History], None] | None = None, label: str = "transfer"
+    plans: Sequence[Plan],
+    *,
+    device: str = "cpu",
+    on_done: Callable[[int, History], None] | None = None,
+    label: str = "transfer",
 ) -> list[History]:
-    """Histories of the plans, all trained together, their first trainings, then their second, and so on.
+    """Histories of the plans: all first trainings together, then the second ones, and so on.
 
-    on_done: called with a plan's index and history as soon as it is done. Raises what `fit` raises.
+    Args:
+        plans: trained side by side.
+        device: of all of them.
+        on_done: called with a plan's index and history as soon as it is done.
+        label: of the progress bar.
+
+    Raises:
+        ValueError, TrainingDiverged: what `fit` raises.
     """
-    histories: list[History | None] = [None] * len(plans)
-    waiting = {k: next(p.program) for k, p in enumerate(plans)}
+    histories: dict[int, History] = {}
+    waiting = {k: next(p.stages) for k, p in enumerate(plans)}
     while waiting:
-        keys, following = list(waiting), {}
+        keys = list(waiting)
+        following: dict[int, Replica] = {}
 
-        def trained(row: int, history: History, keys=keys, following=following) -> None:
+        def trained(
+            row: int,
+            history: History,
+            keys: list[int] = keys,
+            following: dict[int, Replica] = following,
+        ) -> None:
             k = keys[row]
             try:
                 if history.diverged is None:
-                    following[k] = plans[k].program.send(history)
+                    following[k] = plans[k].stages.send(history)
                     return
             except StopIteration as end:
                 history = end.value
@@ -183,7 +349,34 @@ def train(
 
         fit([waiting[k] for k in keys], device=device, on_done=trained, label=label)
         waiting = dict(sorted(following.items()))
-    return histories
+    return [histories[k] for k in range(len(plans))]
+
+
+def pretrain(
+    task: Task,
+    *,
+    seed: int,
+    sgd: Sgd = Sgd(),
+    width: str | tuple[int, ...] = "small",
+    device: str = "cpu",
+) -> tuple[Net, History]:
+    """A backbone: a fresh network trained on one task.
+
+    Args:
+        task: the source, of a transfer to come.
+        seed: of the weights and of everything that the training draws.
+        sgd: how SGD runs.
+        width: of the network, as in `models.build`.
+        device: where it is trained, and where it stays.
+
+    Raises:
+        ValueError, TrainingDiverged: what `models.build` and `fit` raise.
+    """
+    net = build(task, width, seed)
+    (history,) = fit(
+        [Replica(net, Path(task), CONSTANT, seed, sgd)], device=device, label="backbone"
+    )
+    return net, history
 
 
 def transfer(
@@ -193,58 +386,145 @@ def transfer(
     target: Task,
     *,
     seed: int,
-    sgd: Sgd = Sgd(),
-    taus: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
-    width: str | Sequence[int] = "small",
-    coupled: Coupled = Coupled(),
-    shortcut: Shortcut | None = None,
+    setup: Setup = Setup(),
     device: str = "cpu",
 ) -> tuple[Net, History]:
-    """Network and history of one transfer from a backbone, trained on `source`, to `target`. Raises what `plan` and `fit` raise."""
-    planned = plan(method, backbone, source, target, seed=seed, sgd=sgd, taus=taus, width=width, coupled=coupled, shortcut=shortcut)
+    """Network and history of one transfer; arguments and errors are those of `plan` and `fit`."""
+    planned = plan(method, backbone, source, target, seed=seed, setup=setup)
     (history,) = train([planned], device=device, label=method)
     return planned.net.to(device), history
 
 
-def _path(record: Method, source: Task, target: Task, shortcut: Shortcut | None) -> Path:
+def _checked(method: str, backbone: Net | None, target: Task, setup: Setup) -> Method:
+    """The method's record. Raises ValueError if it lacks what it needs."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    record = METHODS[method]
+    two_trainings = record.trainable == "head, then all"
+    if record.start == "backbone" and backbone is None:
+        raise ValueError(f"method {method!r} starts from a backbone; got None")
+    if record.needs_knowledge and setup.knowledge is None:
+        raise ValueError(
+            f"method {method!r} must know where the shortcut is; pass knowledge=Knowledge(...)"
+        )
+    if setup.partitions is not None and two_trainings:
+        raise ValueError(
+            f"method {method!r} is two trainings, whose predictions make no one path; "
+            "leave partitions out"
+        )
+    if (setup.partitions is not None or record.coupling == "iterated") and target.is_regression:
+        raise ValueError(
+            "information lengths are of class probabilities; "
+            f"task {target.name!r} is a regression"
+        )
+    if two_trainings and setup.sgd.epochs < 2:
+        raise ValueError(
+            f"method {method!r} splits its epochs between the head and all weights, so it needs 2 or "
+            f"more; got {setup.sgd.epochs}"
+        )
+    if record.coupling == "iterated":
+        setup.coupled.block_of(len(target.y_train))
+        check_partitions(setup.coupled.partitions, setup.sgd.epochs)
+    return record
+
+
+def _start(
+    record: Method,
+    backbone: Net | None,
+    target: Task,
+    width: str | tuple[int, ...],
+    seed: int,
+) -> Net:
+    if record.start == "fresh" or backbone is None:
+        net = build(target, width, seed)
+    else:
+        net = copy.deepcopy(backbone)
+    net.frozen_statistics = record.statistics == "frozen"
+    return net
+
+
+def _path(record: Method, source: Task, target: Task, knowledge: Knowledge | None) -> Path:
     if record.blend is None:
         return Path(target)
     if record.blend == "symmetric":
         return Path(target, target, blend="symmetric")
-    return Path(target, source, blend=record.blend, fade=record.fade, moved=shortcut.spread if record.decorrelated else None)
+    other = knowledge.spread if knowledge is not None and record.decorrelated else None
+    return Path(target, source, blend=record.blend, fade=record.fade, other_source=other)
 
 
-def _watch(record: Method, source: Task, target: Task, partitions: int, epochs: int, seed: int, pairs: int = 500) -> PairLength:
-    check_partitions(partitions, epochs)
+def _callback(
+    record: Method, source: Task, path: Path, setup: Setup, seed: int
+) -> PairLength | None:
+    """The callback that measures information lengths on random pairs, if it is asked for."""
+    if setup.partitions is None:
+        return None
+    check_partitions(setup.partitions, setup.sgd.epochs)
     rng = generator(seed, "watched")
-    ends = rng.integers(0, len(source.y_train), pairs), rng.integers(0, len(target.y_train), pairs)
-    return PairLength(ends[0] if record.blend not in (None, "symmetric") else None, ends[1], partitions, seed)
+    pairs_source = rng.integers(0, len(source.y_train), _MEASURED_PAIRS)
+    pairs_target = rng.integers(0, len(path), _MEASURED_PAIRS)
+    mixed = record.blend not in (None, "symmetric")
+    return PairLength(pairs_source if mixed else None, pairs_target, setup.partitions, seed)
 
 
-def _once(replica: Replica) -> Program:
+def _stages(
+    record: Method,
+    first: Replica,
+    backbone: Net | None,
+    setup: Setup,
+    iterations: list[Iteration],
+) -> Stages:
+    """The trainings of a method, one after the other."""
+    if record.trainable == "head, then all":
+        return _probe_then_all(first)
+    if backbone is None:
+        return _once(first)
+    if record.backbone_share:
+        return _average(first, backbone, record.backbone_share)
+    if record.coupling == "features":
+        return transported(first, backbone)
+    if record.coupling == "iterated":
+        return iterated(first, backbone, setup.coupled, iterations)
+    return _once(first)
+
+
+def _once(replica: Replica) -> Stages:
     return (yield replica)
 
 
 def _probe(replica: Replica, epochs: int) -> Replica:
     """The training of the network's head on what its body makes of the target."""
     net, task = replica.net, replica.path.target
-    seen = replace(task, x_train=predict_features(net, task.x_train), x_val=predict_features(net, task.x_val))
-    net = Net([torch.nn.Identity()], (0.0,), net.head)
-    return Replica(net, Path(seen), replica.schedule, replica.seed, replace(replica.sgd, epochs=epochs), replica.watch)
+    seen = replace(
+        task,
+        x_train=predict_features(net, task.x_train),
+        x_val=predict_features(net, task.x_val),
+    )
+    probe = Net([torch.nn.Identity()], (0.0,), net.head)
+    sgd = replace(replica.sgd, epochs=epochs)
+    return Replica(probe, Path(seen), replica.schedule, replica.seed, sgd, replica.callback)
 
 
-def _probe_then_all(replica: Replica) -> Program:
+def _probe_then_all(replica: Replica) -> Stages:
     half = replica.sgd.epochs // 2
     head = yield _probe(replica, half)
     replica.sgd = replace(replica.sgd, epochs=replica.sgd.epochs - half)
     everything = yield replica
-    everything.length = [head.length[-1] + length for length in everything.length]
-    series = ("tau", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "length")
-    return replace(everything, **{name: getattr(head, name) + getattr(everything, name) for name in series})
+    walked = head.weight_length[-1]
+    everything.weight_length = [walked + length for length in everything.weight_length]
+    before = head.series()
+    joined = {name: before[name] + values for name, values in everything.series().items()}
+    return replace(everything, **joined, seconds=head.seconds + everything.seconds)
 
 
-def _average(replica: Replica, backbone: Net, share: float) -> Program:
+def _average(replica: Replica, backbone: Net, share: float) -> Stages:
+    """Train, then put the weights on the way back to the backbone: share 1 is the backbone."""
     history = yield replica
     trained, start = replica.net.state_dict(), backbone.state_dict()
-    replica.net.load_state_dict({k: torch.lerp(v, start[k].to(v.device), share) if v.is_floating_point() else v for k, v in trained.items()})
+    averaged = {
+        name: torch.lerp(value, start[name].to(value.device), share)
+        if value.is_floating_point()
+        else value
+        for name, value in trained.items()
+    }
+    replica.net.load_state_dict(averaged)
     return history

@@ -8,10 +8,24 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-FIELDS = ("commit", "clean", "package", "python", "torch", "device", "processor", "threads", "date", "seconds")
+FIELDS = (
+    "commit",
+    "clean",
+    "package",
+    "python",
+    "torch",
+    "device",
+    "processor",
+    "threads",
+    "date",
+    "seconds",
+)
 
 
-def provenance(device: str, threads: int, seconds: float) -> dict[str, str | bool | int | float | None]:
+Record = dict[str, str | bool | int | float | None]
+
+
+def provenance(device: str, threads: int, seconds: float) -> Record:
     """The record that is stored beside a run's rows.
 
     Args:
@@ -20,8 +34,9 @@ def provenance(device: str, threads: int, seconds: float) -> dict[str, str | boo
         seconds: wall time of the training; of a stack, an equal share of the stack's.
 
     Returns:
-        One value for each name of FIELDS: `commit` and `clean` (no uncommitted change) are None outside
-        a git checkout; `processor` names the GPU where the device is one; `date` is UTC to the second.
+        One value for each name of FIELDS: `commit` and `clean` (no uncommitted change) are None
+        outside a git checkout; `processor` names the GPU where the device is one; `date` is UTC to the
+        second.
     """
     commit, clean = revision()
     return {
@@ -40,9 +55,10 @@ def provenance(device: str, threads: int, seconds: float) -> dict[str, str | boo
 
 @cache
 def revision() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this package lies in, and whether its package folder is unchanged since.
+    """Commit of the checkout that this package lies in, and whether the package is unchanged since.
 
-    Asked once per process, so that a run is named after the code that was loaded. (None, None) outside a checkout.
+    Asked once per process, so that a run is named after the code that was loaded. (None, None) outside
+    a checkout.
     """
     package = Path(__file__).resolve().parent
     try:
@@ -69,5 +85,6 @@ def processor(device: str) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, env=environment)
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return done.stdout.strip()

@@ -1,0 +1,34 @@
+"""Tasks: everything that makes one (data sets) or marks one (shortcuts)."""
+
+from rtl_utils.data.cifar100 import cifar100, cifar100_arrays, declare_missing_operators, pack
+from rtl_utils.data.datasets import DATASETS, DataSet, check_task, load
+from rtl_utils.data.digits import digits
+from rtl_utils.data.shortcuts import PATCHES, Patch, Shortcut, ball, plant
+from rtl_utils.data.synthetic import permute_features, synthetic, target_views
+from rtl_utils.data.task import Task, as_float, disjoint, soft_labels, standardise, subset
+
+__all__ = [
+    "DATASETS",
+    "PATCHES",
+    "DataSet",
+    "Patch",
+    "Shortcut",
+    "Task",
+    "as_float",
+    "ball",
+    "check_task",
+    "cifar100",
+    "cifar100_arrays",
+    "declare_missing_operators",
+    "digits",
+    "disjoint",
+    "load",
+    "pack",
+    "permute_features",
+    "plant",
+    "soft_labels",
+    "standardise",
+    "subset",
+    "synthetic",
+    "target_views",
+]

@@ -1,0 +1,233 @@
+"""CIFAR-100: the paper's images, from a file that is here or from torchvision's download."""
+
+import importlib.util
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rtl_utils.data.task import Task
+from rtl_utils.folders import data_folders, root
+
+# The twenty superclasses (Krizhevsky 2009, table 1), fine classes in alphabetical order. The five of
+# the paper carry the paper's names.
+SUPERCLASSES = {
+    "aquatic-mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food-containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit-and-vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household-devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large-outdoor-things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "outdoor-scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium-mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small-mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles-1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles-2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+FILE = "cifar100.npz"
+_STALLED = 60.0  # seconds without a byte after which a download server counts as stalled
+
+
+def cifar100(name: str) -> Task:
+    """One superclass: 2,500 training and 500 validation images of 5 classes, 32 x 32 RGB.
+
+    The data are looked for as `cifar100.npz` in the folder that RTL_DATA names, then in `data/`; else
+    torchvision downloads them and checks their checksum.
+
+    Raises:
+        FileNotFoundError: if all three fail.
+        ValueError: for another name, or if the file found is damaged or lacks the classes.
+
+    Source: Krizhevsky (2009).
+    """
+    if name not in SUPERCLASSES:
+        raise ValueError(f"cifar100 has no superclass {name!r}; it has {', '.join(SUPERCLASSES)}")
+    arrays = cifar100_arrays()
+    names = [str(c) for c in arrays["class_names"]]
+    fine = [names.index(c) for c in SUPERCLASSES[name]]
+    split = {}
+    for part in ("train", "test"):
+        labels = arrays[f"{part}_labels"]
+        rows = np.flatnonzero(np.isin(labels, fine))
+        if set(np.unique(labels[rows])) != set(fine):
+            raise ValueError(
+                f"this copy of CIFAR-100 has no {part} images of some classes of {name!r}; "
+                "take another superclass or the full data set"
+            )
+        images = arrays[f"{part}_images"][rows].transpose(0, 3, 1, 2)
+        x = torch.from_numpy(np.ascontiguousarray(images))
+        split[part] = x, torch.tensor([fine.index(label) for label in labels[rows]])
+    return Task(name, "cifar100", *split["train"], *split["test"], SUPERCLASSES[name])
+
+
+def cifar100_arrays() -> dict[str, np.ndarray]:
+    """The five arrays of `cifar100.npz`.
+
+    Returns:
+        train_images and test_images, (n, 32, 32, 3) uint8; train_labels and test_labels, (n,) uint8;
+        class_names, (100,) text.
+
+    Raises:
+        FileNotFoundError: if they are nowhere and the download fails.
+        ValueError: if the file found is damaged.
+    """
+    for folder in data_folders():
+        path = folder / FILE
+        if path.exists():
+            return _read_npz(path, path.stat().st_mtime_ns)
+    try:
+        return _from_torchvision(root() / "data")
+    except Exception as error:  # the downloader raises URLError, RuntimeError, OSError, ...
+        places = ", ".join(str(folder / FILE) for folder in data_folders())
+        raise FileNotFoundError(
+            f"CIFAR-100 is not here: no {places}, and the download into {root() / 'data'} failed "
+            f"({error}). Set RTL_DATA to a folder with {FILE} (made by `rtl data pack` where there "
+            "is a network), or use dataset='digits', which needs no download."
+        ) from error
+
+
+def pack(path: Path) -> Path:
+    """Write the CIFAR-100 that is found here (or downloaded) as one `cifar100.npz`.
+
+    Args:
+        path: of the file; its folder is made.
+
+    Returns:
+        The path. The file appears whole or not at all.
+    """
+    arrays = cifar100_arrays()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial.npz")
+    try:
+        with temporary.open("wb") as handle:
+            np.savez_compressed(handle, **arrays)
+        return temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def declare_missing_operators() -> "torch.library.Library | None":
+    """Make `import torchvision` work beside a CPU build of torch; call it before the import.
+
+    The wheel on PyPI is built for CUDA; beside a CPU torch its compiled operators do not load, and its
+    import stops with `operator torchvision::nms does not exist`. Data sets and transforms need none of
+    them, so declaring the names is enough.
+
+    Returns:
+        The library that declares them, cached since its declarations vanish with it; None where
+        torchvision's own operators load, which must not be declared twice.
+    """
+    if _own_operators_load():
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def _own_operators_load() -> bool:
+    found = importlib.util.find_spec("torchvision")
+    if found is not None and found.origin is not None:
+        for path in Path(found.origin).parent.glob("_C*"):
+            try:
+                torch.ops.load_library(str(path))
+            except (OSError, RuntimeError):  # built for another torch, or not a library
+                continue
+    return hasattr(torch.ops.torchvision, "nms")
+
+
+def _from_torchvision(folder: Path) -> dict[str, np.ndarray]:
+    declare_missing_operators()
+    from torchvision.datasets import CIFAR100
+
+    print(f"downloading CIFAR-100 (169 MB) into {folder}", file=sys.stderr)
+    with _timeout(_STALLED):
+        train = CIFAR100(folder, train=True, download=True)
+    test = CIFAR100(folder, train=False)
+    return {
+        "train_images": train.data,
+        "train_labels": np.array(train.targets, dtype=np.uint8),
+        "test_images": test.data,
+        "test_labels": np.array(test.targets, dtype=np.uint8),
+        "class_names": np.array(train.classes),
+    }
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """A time limit on every wait for the network inside: torchvision's downloader has none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+_LAYOUT: dict[str, tuple[int | None, ...]] = {
+    "train_images": (None, 32, 32, 3),
+    "train_labels": (None,),
+    "test_images": (None, 32, 32, 3),
+    "test_labels": (None,),
+    "class_names": (100,),
+}
+
+
+@lru_cache(maxsize=1)  # unpacking takes a second; a changed file has another time of change
+def _read_npz(path: Path, _changed: int) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _LAYOUT}
+    except Exception as error:  # a damaged file can raise anything, from OSError to zlib.error
+        raise ValueError(
+            f"{path} is not a readable {FILE} ({error}); delete it and get it again, or make it "
+            "with `rtl data pack`"
+        ) from error
+    for name, shape in _LAYOUT.items():
+        _check_array(path, name, arrays[name], shape)
+    for part in ("train", "test"):
+        _check_labels(path, part, arrays[f"{part}_images"], arrays[f"{part}_labels"])
+    classes = {c for group in SUPERCLASSES.values() for c in group}
+    missing = sorted(classes - {str(c) for c in arrays["class_names"]})
+    if missing:
+        raise ValueError(
+            f"{path}: class_names lacks {', '.join(missing[:3])}; make the file again with "
+            "`rtl data pack`"
+        )
+    return arrays
+
+
+def _check_array(path: Path, name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    same_rank = len(array.shape) == len(shape)
+    fits = same_rank and all(
+        want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits or (name != "class_names" and array.dtype != np.uint8):
+        raise ValueError(
+            f"{path}: array {name!r} must be uint8 (text for class_names) of shape {shape}; got "
+            f"{array.dtype} {array.shape}; make the file again with `rtl data pack`"
+        )
+
+
+def _check_labels(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    highest = labels.max(initial=0)
+    if len(images) != len(labels) or highest > 99:
+        raise ValueError(
+            f"{path}: {len(images)} {part} images, {len(labels)} labels up to {highest}; they must "
+            "match, with labels 0 to 99"
+        )

@@ -1,0 +1,40 @@
+"""Where the course lies: the checkout with its notebooks, or the folder that the user stands in."""
+
+import os
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def checkout() -> Path | None:
+    """The checkout of the course: the folder above the package, else the current one; None if neither is one."""
+    for folder in (_PACKAGE.parent, Path.cwd()):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return None
+
+
+def root() -> Path:
+    """Folder in which `data/` and `runs/` lie: the checkout, or outside of one the current folder."""
+    return checkout() or Path.cwd()
+
+
+def notebooks() -> Path:
+    """Folder of the course's notebooks.
+
+    Raises:
+        FileNotFoundError: outside a checkout, since the installed package holds no notebooks.
+    """
+    found = checkout()
+    if found is None:
+        raise FileNotFoundError(
+            "the notebooks are part of the course's checkout, not of the installed package: "
+            f"run this command in the checkout; {Path.cwd()} is not one"
+        )
+    return found / "notebooks"
+
+
+def data_folders() -> list[Path]:
+    """Folders in which data sets are looked for, in order: the one that RTL_DATA names, then `data/`."""
+    named = [Path(os.environ["RTL_DATA"])] if os.environ.get("RTL_DATA") else []
+    return [*named, root() / "data"]

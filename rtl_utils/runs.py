@@ -1,0 +1,345 @@
+"""`Run`: one training, fully described; its tasks, and the key under which it is stored.
+
+The key is a hash of what the run reads and of the version numbers of the numerics that it uses. A field
+that its method does not read, a new method, a rename or a moved file changes no key. A field that is
+off (None, 0, False, empty) is left out, so a new field that is off by default keeps every key.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, lru_cache
+from typing import Any
+
+from rtl_utils import couplings, lengths, probing, training
+from rtl_utils.coupled import Coupled
+from rtl_utils.data import DATASETS, PATCHES, Shortcut, Task, check_task, disjoint, load, plant, subset
+from rtl_utils.methods import METHODS, Knowledge, Method, Setup
+from rtl_utils.models import NETWORKS
+from rtl_utils.paths import BLENDS
+from rtl_utils.schedules import SCHEDULES
+from rtl_utils.training import Sgd
+
+BACKBONE = "backbone"  # the method of a run that trains on the source
+HEADS = ("shared", "disjoint")
+_COUNTER_EXAMPLES = 0.1  # share of the images of every other class that carry the shortcut
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Args:
+        dataset: a name of DATASETS.
+        source: task to transfer from.
+        target: task to transfer to; None for a backbone, which trains on the source.
+        method: "backbone" or a name of METHODS.
+        seed: of everything that is drawn.
+        source_shortcut: on the source's images; None for a clean source.
+        target_shortcut: on the target's images; None for a clean target.
+        n_train: target images per class; None for all.
+        head: "shared", class k of source and target is one output (the paper); or "disjoint", every
+            class has its own.
+        width: of the network, see `models.build`.
+        taus: the grid of tau.
+        sgd: how the transfer is trained.
+        source_sgd: how the backbone was trained; None for the same as this run.
+        coupled: for an iterated coupling.
+        partitions: as in `methods.Setup`, for the information lengths.
+    """
+
+    dataset: str
+    source: str
+    target: str | None
+    method: str
+    seed: int
+    source_shortcut: Shortcut | None = None
+    target_shortcut: Shortcut | None = None
+    n_train: int | None = None
+    head: str = "shared"
+    width: str | tuple[int, ...] = "small"
+    taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    sgd: Sgd = Sgd()
+    source_sgd: Sgd | None = None
+    coupled: Coupled = Coupled()
+    partitions: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The run's name in the store: 16 hexadecimal digits."""
+        return _key(self)
+
+    @property
+    def setup(self) -> Setup:
+        """How its transfer is trained."""
+        return Setup(
+            self.sgd, self.taus, self.width, self.coupled, knowledge(self), self.partitions
+        )
+
+    @property
+    def needs_backbone(self) -> bool:
+        """Whether it starts from the weights of another run."""
+        return self.method in METHODS and METHODS[self.method].start == "backbone"
+
+    @property
+    def shortcut_label(self) -> int | None:
+        """Label of the source class that carries the shortcut; None for a clean source."""
+        if self.source_shortcut is None or self.source_shortcut.classes is None:
+            return None
+        return class_names(self.dataset, self.source).index(self.source_shortcut.classes[0])
+
+    def backbone(self) -> "Run":
+        """The run that trains this run's backbone: the same source, seed and settings."""
+        return Run(
+            self.dataset,
+            self.source,
+            None,
+            BACKBONE,
+            self.seed,
+            source_shortcut=self.source_shortcut,
+            head=self.head,
+            width=self.width,
+            taus=(1.0,),
+            sgd=self.source_sgd or self.sgd,
+        )
+
+    def columns(self) -> dict[str, Any]:
+        """The run as one flat row of a table."""
+        flat = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("sgd", "source_sgd", "coupled"):
+            del flat[name]
+        for name in ("source_shortcut", "target_shortcut"):
+            flat[name] = None if flat[name] is None else str(flat[name])
+        flat["width"] = self.width if isinstance(self.width, str) else _spaced(self.width)
+        flat["taus"] = _spaced(self.taus)
+        source_epochs = (self.source_sgd or self.sgd).epochs
+        coupled = {f"coupled_{name}": value for name, value in asdict(self.coupled).items()}
+        return flat | asdict(self.sgd) | {"source_epochs": source_epochs} | coupled
+
+    @staticmethod
+    def of(spec: Mapping[str, Any]) -> "Run":
+        """The run that `dataclasses.asdict` turned into nested dictionaries and JSON into lists."""
+        values = dict(spec)
+        for name, record in _NESTED.items():
+            if values.get(name) is not None:
+                made = {k: _tuple(v) for k, v in values[name].items()}
+                values[name] = record(**made)
+        return Run(**{name: _tuple(value) for name, value in values.items()})
+
+
+_NESTED: dict[str, type] = {
+    "source_shortcut": Shortcut,
+    "target_shortcut": Shortcut,
+    "sgd": Sgd,
+    "source_sgd": Sgd,
+    "coupled": Coupled,
+}
+
+
+def reads(run: Run) -> dict[str, Any]:
+    """What decides a run's numbers: the fields that its method reads, and the versions it uses.
+
+    Returns:
+        Nested dictionaries of JSON values; its hash is the run's key.
+    """
+    head = None if run.head == "shared" else [run.head, run.source, run.target]
+    what: dict[str, Any] = {
+        "dataset": run.dataset,
+        "seed": run.seed,
+        "head": head,
+        "width": run.width,
+        "sgd": _on(run.sgd),
+        "versions": {
+            "dataset": DATASETS[run.dataset].version,
+            "network": _network_version(run.width),
+            "training": training.VERSION,
+            "probing": probing.VERSION,
+        },
+    }
+    if run.method == BACKBONE:
+        what |= {"method": BACKBONE, "task": run.source, "shortcut": _shortcut(run.source_shortcut)}
+    else:
+        what |= _transfer_reads(run, METHODS[run.method], what["versions"])
+    if run.source_shortcut is not None:
+        what["measured"] = [_shortcut(replace(run.source_shortcut, classes=None)), run.shortcut_label]
+    return {name: value for name, value in what.items() if value is not None}
+
+
+def tasks(run: Run) -> tuple[Task, Task]:
+    """Source and target of a run, planted and standardised as it trains on them.
+
+    For a backbone both are the source.
+    """
+    return _tasks(
+        run.dataset,
+        run.source,
+        run.target,
+        run.seed,
+        run.source_shortcut,
+        run.target_shortcut,
+        run.n_train,
+        run.head,
+    )
+
+
+def clean_tasks(run: Run) -> tuple[Task, Task]:
+    """Source and target of a run without any shortcut."""
+    return tasks(replace(run, source_shortcut=None, target_shortcut=None))
+
+
+def target_views(run: Run) -> dict[str, Task]:
+    """Further views of the target on which the network is measured; empty for most data sets."""
+    views = DATASETS[run.dataset].views
+    if views is None or run.target is None:
+        return {}
+    _, *others = views(run.seed).items()
+    return dict(others)
+
+
+def knowledge(run: Run) -> Knowledge | None:
+    """What there is to know about the run's shortcut; None if there is none.
+
+    The spread source carries about as many shortcuts as the source did; where the target carries it
+    anyway, there are no counter-examples to add.
+    """
+    shortcut, label = run.source_shortcut, run.shortcut_label
+    if shortcut is None or label is None:
+        return None
+    source, target = tasks(replace(run, source_shortcut=None))
+    classes = source.y_train.unique().tolist()
+    names = tuple(source.class_names[k] for k in classes)
+    everywhere = replace(shortcut, classes=names, probability=1 / len(classes))
+    spread = plant(source, everywhere, run.seed, splits=("train",))
+    if run.target_shortcut is not None:
+        return Knowledge(spread, target)
+    others = tuple(target.class_names[k] for k in target.y_train.unique().tolist() if k != label)
+    few = replace(shortcut, classes=others, probability=_COUNTER_EXAMPLES)
+    return Knowledge(spread, plant(target, few, run.seed, splits=("train",)))
+
+
+def check_fields(run: Run) -> None:
+    """Raises ValueError for a name that does not exist, before any data are loaded."""
+    if run.method not in (BACKBONE, *METHODS):
+        names = ", ".join((BACKBONE, *METHODS))
+        raise ValueError(f"method must be one of {names}; got {run.method!r}")
+    if run.head not in HEADS:
+        raise ValueError(f"head must be 'shared' or 'disjoint'; got {run.head!r}")
+    for name in (run.source, run.target):
+        if name is not None:
+            check_task(run.dataset, name)
+    _network_version(run.width)
+    for end, shortcut in ((run.source, run.source_shortcut), (run.target, run.target_shortcut)):
+        known = class_names(run.dataset, end) if end is not None else ()
+        for name in (shortcut.classes if shortcut is not None else None) or ():
+            if name not in known:
+                names = ", ".join(known) or "no classes"
+                raise ValueError(f"class {name!r} is not in task {end!r}; it has {names}")
+    informed = run.method != BACKBONE and METHODS[run.method].needs_knowledge
+    if informed and run.shortcut_label is None:
+        raise ValueError(
+            f"method {run.method!r} must know where the shortcut is, so source_shortcut must name its "
+            f"classes; got {run.source_shortcut}"
+        )
+
+
+def class_names(dataset: str, task: str) -> tuple[str, ...]:
+    """Names of a task's classes, without loading it; empty for a regression."""
+    check_task(dataset, task)
+    return tuple(DATASETS[dataset].tasks[task])
+
+
+@cache
+def _key(run: Run) -> str:
+    check_fields(run)
+    text = json.dumps(reads(run), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[str, Any]:
+    """What a transfer reads beside what every run does; adds the versions that it uses."""
+    schedule = SCHEDULES[method.schedule]
+    versions |= {"method": method.version, "schedule": schedule.version}
+    what: dict[str, Any] = {
+        "method": {name: v for name, v in method.choices.items() if name != "version"},
+        "task": run.target,
+        "shortcut": _shortcut(run.target_shortcut),
+        "n_train": run.n_train,
+        "taus": [float(tau) for tau in run.taus] if schedule.reads_taus else None,
+    }
+    if method.start == "backbone":
+        what["backbone"] = reads(run.backbone())
+    if method.blend is not None:
+        versions["blend"] = BLENDS[method.blend].version
+    if method.coupling != "independent":
+        versions["couplings"] = couplings.VERSION
+    if method.coupling == "iterated":
+        what["coupled"] = _on(run.coupled)
+    if run.partitions is not None:
+        what["partitions"] = [run.partitions, run.source]
+    if run.partitions is not None or method.coupling == "iterated":
+        versions["lengths"] = lengths.VERSION
+    return what
+
+
+def _on(record: Any) -> dict[str, Any]:
+    """The fields of a record that are on; 1 and 1.0 are the same learning rate."""
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    real = {f.name for f in fields(record) if f.type is float}
+    return {name: float(v) if name in real else v for name, v in values.items() if v}
+
+
+def _shortcut(shortcut: Shortcut | None) -> dict[str, Any] | None:
+    if shortcut is None:
+        return None
+    return _on(shortcut) | {"version": PATCHES[shortcut.patch].version}
+
+
+def _network_version(width: str | tuple[int, ...]) -> int:
+    name = width if isinstance(width, str) else "small"  # four stage widths are its layout
+    if name not in NETWORKS:
+        raise ValueError(
+            f"width must be one of {', '.join(NETWORKS)}, or four numbers of channels; got {width!r}"
+        )
+    return NETWORKS[name].version
+
+
+@lru_cache(maxsize=64)  # runs on the same data share its tensors
+def _tasks(
+    dataset: str,
+    source: str,
+    target: str | None,
+    seed: int,
+    source_shortcut: Shortcut | None,
+    target_shortcut: Shortcut | None,
+    n_train: int | None,
+    head: str,
+) -> tuple[Task, Task]:
+    start = load(dataset, source, seed)
+    if source_shortcut is not None:
+        start = plant(start, source_shortcut, seed)
+    if target is None:
+        end = start
+    else:
+        end = _target(dataset, target, seed, n_train)
+        if target_shortcut is not None:
+            end = plant(end, target_shortcut, seed)
+    if head == "disjoint":
+        start, end = disjoint(start, end)
+    return start, start if target is None else end
+
+
+def _target(dataset: str, name: str, seed: int, n_train: int | None) -> Task:
+    views = DATASETS[dataset].views
+    if views is None:
+        return load(dataset, name, seed, n_train)
+    first, *_ = views(seed).values()
+    return first if n_train is None else subset(first, n_train, seed)
+
+
+def _spaced(values: tuple[Any, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,268 @@
+"""The store of runs: rows in a database, weights in files. Writes are atomic."""
+
+import io
+import os
+import sqlite3
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from sqlalchemy import (
+    JSON,
+    URL,
+    Column,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    delete,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.schema import CreateColumn, CreateTable
+
+FINAL = -1  # epoch of a value that is measured after training
+Row = tuple[str, int, float]  # metric, epoch, value
+
+_METADATA = MetaData()
+_RUNS = Table(
+    "runs",
+    _METADATA,
+    Column("run", String(16), primary_key=True),
+    Column("status", String(16), nullable=False),  # "done" or "diverged"
+    Column("message", String),  # why it diverged
+    Column("spec", JSON, nullable=False),  # the run's record, in full
+    Column("provenance", JSON),  # which code and machine made it, see `rtl_utils.provenance`
+    Column("reads", JSON),  # what its key is a hash of, see `rtl_utils.runs`
+)
+_VALUES = Table(
+    "results",
+    _METADATA,
+    Column("run", String(16), primary_key=True),
+    Column("metric", String(40), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("value", Float),
+)
+_ASKED_AT_ONCE = 500  # keys per query: databases limit the number of parameters
+_SWITCH_ATTEMPTS = 200  # at 0.05 s each
+
+
+class Store:
+    """Rows and weights of runs in a folder.
+
+    Args:
+        folder: is made if it is not there.
+        url: of another database, in SQLAlchemy's notation; None for SQLite in the folder.
+
+    Raises:
+        ValueError: if the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, url: str | None = None):
+        self.folder = Path(folder)
+        try:
+            (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+            self.engine = _engine(self.folder, url)
+            with self.engine.begin() as connection:
+                for table in (_RUNS, _VALUES):  # several processes may open a new store at once
+                    connection.execute(CreateTable(table, if_not_exists=True))
+            self._add_missing_columns()
+        except (OSError, OperationalError) as error:
+            reason = getattr(error, "orig", None) or error
+            raise ValueError(
+                f"out must be a folder that can be written; got {str(folder)!r} ({reason})"
+            ) from error
+
+    def save(
+        self,
+        key: str,
+        spec: Mapping[str, Any],
+        rows: Iterable[Row],
+        *,
+        message: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        reads: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store one run in one transaction; an earlier version of it is replaced.
+
+        Args:
+            key: of the run.
+            spec: its record, as JSON values.
+            rows: (metric, epoch, value).
+            message: why it diverged; None if it did not.
+            provenance: which code and machine made it.
+            reads: what its key is a hash of.
+        """
+        values = [
+            {"run": key, "metric": metric, "epoch": epoch, "value": value}
+            for metric, epoch, value in rows
+        ]
+        run = {
+            "run": key,
+            "status": "diverged" if message else "done",
+            "message": message,
+            "spec": dict(spec),
+            "provenance": provenance and dict(provenance),
+            "reads": reads and dict(reads),
+        }
+        with self.engine.begin() as connection:
+            for table in (_RUNS, _VALUES):
+                connection.execute(delete(table).where(table.c.run == key))
+            connection.execute(insert(_RUNS).values(**run))
+            if values:
+                connection.execute(insert(_VALUES), values)
+
+    def status(self, keys: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+        """(status, message) of the runs among `keys` that are in the store."""
+        query = select(_RUNS.c.run, _RUNS.c.status, _RUNS.c.message)
+        found = self._of(query, _RUNS, keys)
+        return {run: (status, message) for run, status, message in found}
+
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Key of every run in the store -> its record."""
+        with self.engine.connect() as connection:
+            found = connection.execute(select(_RUNS.c.run, _RUNS.c.spec)).all()
+        return {run: spec for run, spec in found}
+
+    def values(self, keys: Iterable[str]) -> pd.DataFrame:
+        """Tidy rows of the runs among `keys` that are in the store.
+
+        Returns:
+            Columns run, status, metric, epoch (-1: after training), value and those of the provenance.
+        """
+        wanted = list(dict.fromkeys(keys))
+        query = select(_RUNS.c.run, _RUNS.c.status, _RUNS.c.provenance)
+        runs = [
+            {"run": run, "status": status, **(provenance or {})}
+            for run, status, provenance in self._of(query, _RUNS, wanted)
+        ]
+        rows = [tuple(row) for row in self._of(select(_VALUES), _VALUES, wanted)]
+        values = pd.DataFrame(rows, columns=["run", "metric", "epoch", "value"])
+        values["value"] = values["value"].astype(float)
+        described = pd.DataFrame(runs, columns=None if runs else ["run", "status"])
+        return values.merge(described, on="run")
+
+    def rename(self, key: str, new: str, spec: Mapping[str, Any], reads: Mapping[str, Any]) -> None:
+        """Give a stored run another key and record; its rows and weights stay as they are."""
+        with self.engine.begin() as connection:
+            run = {"run": new, "spec": dict(spec), "reads": dict(reads)}
+            connection.execute(update(_RUNS).where(_RUNS.c.run == key).values(**run))
+            connection.execute(update(_VALUES).where(_VALUES.c.run == key).values(run=new))
+        if self._weights(key).exists():
+            self._weights(key).replace(self._weights(new))
+
+    def rename_metric(self, key: str, metric: str, new: str) -> None:
+        """Give a metric of one run another name."""
+        chosen = (_VALUES.c.run == key) & (_VALUES.c.metric == metric)
+        with self.engine.begin() as connection:
+            connection.execute(update(_VALUES).where(chosen).values(metric=new))
+
+    def add_provenance(self, key: str, provenance: Mapping[str, Any]) -> None:
+        """Say where a run came from that was stored without it."""
+        chosen = _RUNS.c.run == key
+        with self.engine.begin() as connection:
+            found = connection.execute(select(_RUNS.c.provenance).where(chosen)).scalar_one()
+            if not found:
+                connection.execute(update(_RUNS).where(chosen).values(provenance=dict(provenance)))
+
+    def save_weights(self, key: str, net: torch.nn.Module) -> None:
+        """Keep a network's weights under the run's key; the file appears whole or not at all.
+
+        Raises:
+            OSError: if the disk is full; nothing is left behind.
+        """
+        packed = io.BytesIO()
+        torch.save(net.state_dict(), packed)
+        temporary = self._weights(key).with_suffix(f".{os.getpid()}.partial")
+        try:
+            temporary.write_bytes(packed.getbuffer())
+            temporary.replace(self._weights(key))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def has_weights(self, key: str) -> bool:
+        """Whether there is a file of the run's weights; `load_weights` looks whether it is whole."""
+        return self._weights(key).exists()
+
+    def load_weights(self, key: str, net: torch.nn.Module) -> bool:
+        """Load the run's weights into the network.
+
+        Returns:
+            False if they are not there or damaged, so that they must be trained again.
+        """
+        try:
+            with zipfile.ZipFile(self._weights(key)) as file:
+                if file.testzip() is not None:  # torch does not check the checksums that it writes
+                    return False
+            state = torch.load(self._weights(key), weights_only=True, map_location="cpu")
+            net.load_state_dict(state)
+        except Exception:  # a damaged file can raise anything, from OSError to TypeError
+            return False
+        net.eval()
+        return True
+
+    def _weights(self, key: str) -> Path:
+        return self.folder / "weights" / f"{key}.pt"
+
+    def _of(self, query: Any, table: Table, keys: Iterable[str]) -> list[Any]:
+        """What the query finds of the runs among `keys`."""
+        found: list[Any] = []
+        with self.engine.connect() as connection:
+            for part in _parts(dict.fromkeys(keys), _ASKED_AT_ONCE):
+                found += connection.execute(query.where(table.c.run.in_(part))).all()
+        return found
+
+    def _add_missing_columns(self) -> None:
+        """Bring the tables of a store that an earlier version made up to date."""
+        there = {column["name"] for column in inspect(self.engine).get_columns("runs")}
+        for column in _RUNS.columns:
+            if column.name not in there:
+                definition = CreateColumn(column).compile(self.engine)
+                with self.engine.begin() as connection:
+                    connection.execute(text(f"ALTER TABLE runs ADD COLUMN {definition}"))
+
+
+def _engine(folder: Path, url: str | None) -> Engine:
+    if url is not None:
+        return create_engine(url)
+    # not a URL as text: a folder may have "?" or "%" in its name
+    database = URL.create("sqlite", database=str(folder / "results.db"))
+    engine = create_engine(database, connect_args={"timeout": 30})
+    event.listen(engine, "connect", _write_ahead)
+    return engine
+
+
+def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
+    """Let readers and a writer work at once.
+
+    Switching a new file needs a moment alone for which SQLite's own time-out does not wait.
+    """
+    for attempt in range(_SWITCH_ATTEMPTS):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            break
+        except sqlite3.OperationalError as error:
+            locked = "locked" in str(error)
+            if not locked or attempt == _SWITCH_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05)
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _parts(values: Iterable[str], size: int) -> Iterator[Sequence[str]]:
+    remaining = iter(values)
+    while part := list(islice(remaining, size)):
+        yield part

@@ -1,0 +1,84 @@
+"""Jobs spread over processes of one thread each.
+
+Every core is busy, one progress bar counts all jobs, and a dead process's jobs are done again.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+from loky import cpu_count, get_reusable_executor
+from tqdm.auto import tqdm
+
+_ATTEMPTS = 3  # a job that kills its process every time must not do so for ever
+_IDLE = 300  # seconds after which a process without a job ends
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use; LOKY_MAX_CPU_COUNT and the container limit them."""
+    return int(cpu_count())
+
+
+def spread(
+    call: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    done: Callable[[int, Any], None],
+    sizes: Sequence[int],
+    label: str,
+) -> None:
+    """Call `call(*job)` for every job in a process of one thread, as many at a time as there are cores.
+
+    Args:
+        call: a function that can be pickled.
+        jobs: its arguments, one tuple per job.
+        done: called here with a job's index and result as soon as it ends.
+        sizes: what each job counts on the progress bar.
+        label: of the bar.
+
+    Raises:
+        BrokenProcessPool: if processes die three times.
+        Exception: what a job raises; the jobs that wait are dropped.
+    """
+    waiting = set(range(len(jobs)))
+    with tqdm(total=sum(sizes), desc=label, unit="run") as bar:
+        for attempt in range(_ATTEMPTS):
+            executor = get_reusable_executor(
+                max_workers=min(len(jobs), usable_cores()),
+                timeout=_IDLE,
+                reuse=attempt == 0,
+                initializer=_prepare,
+                initargs=(os.getpid(),),
+            )
+            futures = {executor.submit(call, *jobs[k]): k for k in sorted(waiting)}
+            try:
+                for future in as_completed(futures):
+                    k = futures[future]
+                    done(k, future.result())
+                    waiting.discard(k)
+                    bar.update(sizes[k])
+                return
+            except BrokenProcessPool:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                again = sum(sizes[k] for k in waiting)
+                bar.write(f"a worker process died; {again} trainings start again")
+            finally:
+                for future in futures:  # after an error, what waits must not go on unseen
+                    future.cancel()
+
+
+def _prepare(parent: int) -> None:
+    torch.set_num_threads(1)  # at mini-batches of 16, two processes of one thread beat one of two
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int, every: float = 1.0) -> None:
+    """End this process when its parent is gone: loky's processes outlive a parent that is killed."""
+    while os.getppid() == parent:
+        time.sleep(every)
+    os._exit(1)

@@ -1,0 +1,365 @@
+"""The one training loop, over one network or a population of them."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rtl_utils.data import Task, as_float, soft_labels
+from rtl_utils.paths import Path
+from rtl_utils.randomness import generator
+from rtl_utils.training._programs import Program, Single, Stacked
+from rtl_utils.training._workers import spread, usable_cores
+from rtl_utils.training.records import Callback, Epoch, History, Replica, TrainingDiverged
+from rtl_utils.training.sgd import Momentum
+
+VERSION = 1  # raised when a training's numbers change, so that stored runs are not taken for new ones
+VALIDATION = 1_000  # examples measured after each epoch, at most: it must cost little beside training
+
+OnEpoch = Callable[[list[Replica], list[History]], bool | None]
+OnDone = Callable[[int, History], None]
+
+
+class _Job(NamedTuple):
+    """Replicas that train as one program: their rows in the list that `fit` was given."""
+
+    rows: list[int]
+    program: type[Program]
+
+
+def fit(
+    replicas: Sequence[Replica],
+    *,
+    device: str = "cpu",
+    on_epoch: OnEpoch | None = None,
+    on_done: OnDone | None = None,
+    label: str = "training",
+) -> list[History]:
+    """Histories of the replicas, whose networks are trained in place.
+
+    A replica whose loss is not finite keeps its weights of the epoch before and says so in
+    `History.diverged`; a single one raises.
+
+    Args:
+        replicas: trained side by side; a replica's numbers do not depend on the others.
+        device: of all of them.
+        on_epoch: called after every epoch with replicas and histories so far; may return True to
+            stop. It needs networks that train in this process: one CNN, or a stack.
+        on_done: called with a replica's index and history as soon as it is trained.
+        label: of the progress bar.
+
+    Raises:
+        ValueError: for a device that is not there, or on_epoch with networks that train apart.
+        TrainingDiverged: if there is one replica and it diverged; names epoch, step, tau and
+            learning rate.
+    """
+    check_device(device)
+    histories: list[History] = [History() for _ in replicas]
+
+    def done(row: int, history: History) -> None:
+        histories[row] = history
+        if on_done:
+            on_done(row, history)
+
+    here = on_epoch is not None or device != "cpu"
+    jobs = _jobs(replicas, parts=1 if here else usable_cores())
+    if on_epoch and len(jobs) > 1:
+        raise ValueError(
+            "on_epoch needs networks that train in this process: one CNN, or MLPs of one shape"
+        )
+    if device != "cpu" or len(jobs) <= 1:
+        for job in jobs:
+            group = [replicas[row] for row in job.rows]
+            name = f"{label} x {len(group)}" if len(group) > 1 else label
+            with one_thread():
+                trained = _train(group, job.program, device, on_epoch, name)
+            for row, history in zip(job.rows, trained, strict=True):
+                done(row, history)
+    else:
+        _fit_apart(replicas, jobs, done, label)
+    if len(replicas) == 1 and histories[0].diverged:
+        raise TrainingDiverged(histories[0])
+    return histories
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError if the device is not there."""
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if device not in there:
+        raise ValueError(
+            f"device {device!r} is not there; this machine has {', '.join(there)}"
+        )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One processor thread inside.
+
+    The bits of a training depend on the number of threads, so alone and among others it must be one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def example_loss(output: Tensor, y: Tensor) -> Tensor:
+    """(..., n) losses: cross-entropy -sum_k y_k log p_k, or squared error where k = 1.
+
+    Args:
+        output: (..., n, k) logits, or predicted responses.
+        y: (..., n, k) soft labels, or responses.
+    """
+    if output.shape[-1] == 1:
+        return (output - y).square()[..., 0]
+    return -(y * output.log_softmax(-1)).sum(-1)
+
+
+def _jobs(replicas: Sequence[Replica], parts: int) -> list[_Job]:
+    """Which replicas train together, as which program.
+
+    The only place where this choice is made; measured in docs/performance.md. On a CPU stacked matrix
+    products are faster than single ones and stacked convolutions slower. So networks without
+    convolutions that share a shape and a size of data are stacked, in as many parts as there are
+    cores, and every CNN is a job of its own.
+    """
+    jobs = []
+    stacks: dict[tuple[object, ...], list[int]] = {}
+    for row, replica in enumerate(replicas):
+        partly_frozen = not all(p.requires_grad for p in replica.net.parameters())
+        convolutions = any(isinstance(m, torch.nn.Conv2d) for m in replica.net.modules())
+        if partly_frozen or convolutions:
+            jobs.append(_Job([row], Single))
+        else:
+            stacks.setdefault(_kind(replica), []).append(row)
+    for rows in stacks.values():
+        for part in range(min(parts, len(rows))):
+            members = rows[part::parts]
+            jobs.append(_Job(members, Stacked if len(members) > 1 else Single))
+    return jobs
+
+
+def _kind(replica: Replica) -> tuple[object, ...]:
+    """What replicas must share to be stacked."""
+    net, path = replica.net, replica.path
+    validated = [path.target.x_val.shape]
+    if replica.schedule.adaptive and path.source is not None:
+        validated.append(path.source.x_val.shape)
+    sgd = replace(replica.sgd, lr=1.0)
+    return str(net), net.frozen_statistics, net.head.weight.dtype, sgd, len(path), *validated
+
+
+def _fit_apart(replicas: Sequence[Replica], jobs: Sequence[_Job], done: OnDone, label: str) -> None:
+    """Every job in a process of its own."""
+
+    def arrived(job: int, trained: list[_Trained]) -> None:
+        for row, result in zip(jobs[job].rows, trained, strict=True):
+            replicas[row].net.load_state_dict(result.state)
+            replicas[row].net.eval()
+            replicas[row].callback = result.callback
+            done(row, result.history)
+
+    groups = [([replicas[row] for row in job.rows], job.program) for job in jobs]
+    spread(_trained, groups, arrived, [len(job.rows) for job in jobs], label)
+
+
+class _Trained(NamedTuple):
+    """What a process sends back: its copies of the networks are not the caller's."""
+
+    state: dict[str, Tensor]
+    callback: Callback | None
+    history: History
+
+
+def _trained(group: Sequence[Replica], program: type[Program]) -> list[_Trained]:
+    histories = _train(group, program, "cpu")
+    return [
+        _Trained(replica.net.state_dict(), replica.callback, history)
+        for replica, history in zip(group, histories, strict=True)
+    ]
+
+
+def _train(
+    group: Sequence[Replica],
+    program: type[Program],
+    device: str,
+    on_epoch: OnEpoch | None = None,
+    label: str | None = None,
+) -> list[History]:
+    """Train replicas that differ in weights, data, path, seed and learning rate, not in shapes."""
+    started = time.perf_counter()
+    training = _Training(group, program, device)
+    epochs = range(group[0].sgd.epochs)
+    for epoch in epochs if label is None else tqdm(epochs, desc=label, unit="epoch", leave=False):
+        training.epoch(epoch)
+        stopped = on_epoch is not None and on_epoch(list(group), training.histories)
+        if stopped or all(history.diverged for history in training.histories):
+            break
+    for replica, history in zip(group, training.histories, strict=True):
+        replica.net.eval()
+        history.seconds = (time.perf_counter() - started) / len(group)
+    return training.histories
+
+
+class _Training:
+    """The loop's state: a group of replicas as one program, and their histories."""
+
+    def __init__(self, group: Sequence[Replica], program: type[Program], device: str):
+        for replica in group:
+            replica.net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.group = group
+        self.paths = [replica.path.to(device) for replica in group]
+        self.targets = [path.target for path in self.paths]
+        self.program = program([replica.net for replica in group])
+        steps = group[0].steps
+        self.optimiser = Momentum(self.program, [replica.sgd for replica in group], steps)
+        self.histories = [History() for _ in group]
+        self.sources = [path.source for path in self.paths if path.source is not None]
+        self.adaptive = group[0].schedule.adaptive
+        if self.adaptive:
+            source, target = self._val_losses(self.sources), self._val_losses(self.targets)
+            for history, *losses in zip(self.histories, source, target, strict=True):
+                history.start_loss = (losses[0], losses[1])
+
+    def epoch(self, epoch: int) -> None:
+        """Train one epoch, measure it, and keep what is sound."""
+        before = self.program.snapshot()
+        taus = [
+            replica.schedule.tau(epoch, replica.sgd.epochs, history)
+            for replica, history in zip(self.group, self.histories, strict=True)
+        ]
+        if epoch == 0:
+            self._call_back(taus, done=0)
+        losses, right = self._steps(taus, epoch)
+        measured = self._measured(taus, losses, right)
+        for r, history in enumerate(self.histories):
+            if history.diverged is None:
+                history.diverged = self._divergence(r, losses[:, r], epoch, measured[r])
+            if history.diverged:  # stays where it was last sound, while the others go on
+                self.program.restore(before, r)
+                self.optimiser.velocity[r] = 0
+            else:
+                history.add(measured[r])
+        self.program.write_back()
+        self._call_back(taus, epoch + 1)
+
+    def _steps(self, taus: Sequence[float], epoch: int) -> tuple[Tensor, Tensor]:
+        """The epoch's steps. Returns each step's share of the mean loss, (t, r), and the accuracy, (r,).
+
+        The caller reads them, so that no step waits for the device.
+        """
+        self.program.train(True)
+        losses = []
+        right = torch.zeros(len(self.group), dtype=torch.int64, device=self.program.weights.device)
+        n = len(self.paths[0])
+        for x, y, masks in self._batches(taus, epoch):
+            output = self.program(x, masks)  # (r, b, k)
+            loss = example_loss(output, y).mean(1)  # (r,)
+            self.program.backward(loss)
+            self.optimiser.step()
+            losses.append(loss.detach() * x.shape[1] / n)
+            right = right + (output.argmax(2) == y.argmax(2)).sum(1)
+        return torch.stack(losses), right / n
+
+    def _batches(
+        self, taus: Sequence[float], epoch: int
+    ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+        """Mini-batches of one epoch: (r, n, ...) inputs, (r, n, k) soft labels and dropout masks."""
+        dtype = self.program.weights.dtype
+        replicas = zip(self.paths, taus, self.group, strict=True)
+        draws = [path.draw(tau, replica.seed, epoch) for path, tau, replica in replicas]
+        noise = [generator(replica.seed, "dropout", epoch) for replica in self.group]
+        example = as_float(self.targets[0].x_train[:1], dtype)
+        shapes = self.group[0].net.mask_shapes(example)
+        n, size = len(self.paths[0]), self.group[0].sgd.batch_size
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            batches = [
+                path.batch(draw, rows, dtype) for path, draw in zip(self.paths, draws, strict=True)
+            ]
+            x = torch.stack([inputs for inputs, _ in batches])
+            y = torch.stack([labels for _, labels in batches])
+            masks = [_masks(noise, rate, (x.shape[1], *shape), x) for rate, shape in shapes]
+            yield _channels_last(x), y, masks
+
+    def _measured(self, taus: Sequence[float], losses: Tensor, right: Tensor) -> list[Epoch]:
+        """One record per replica; reading them is where the device is waited for."""
+        val_loss, val_accuracy = self._validate(self.targets)
+        lengths = self.optimiser.length
+        columns = torch.stack([losses.sum(0), right, val_loss, val_accuracy, lengths], 1).tolist()
+        source_losses = self._val_losses(self.sources) if self.adaptive else [None] * len(taus)
+        measured = [
+            Epoch(tau, *values, source_loss)
+            for tau, values, source_loss in zip(taus, columns, source_losses, strict=True)
+        ]
+        if self.targets[0].is_regression:
+            nothing = {"train_accuracy": math.nan, "val_accuracy": math.nan}
+            return [epoch._replace(**nothing) for epoch in measured]
+        return measured
+
+    def _divergence(self, r: int, losses: Tensor, epoch: int, measured: Epoch) -> str | None:
+        """Where and why replica r diverged in this epoch; None if it did not."""
+        finite = losses.isfinite()
+        if finite.all() and math.isfinite(measured.val_loss + measured.weight_length):
+            return None
+        bad = (~finite).nonzero()
+        step = f"step {int(bad[0])}" if len(bad) else "its last step"
+        replica = self.group[r]
+        return (
+            f"the loss is not finite at epoch {epoch}, {step}, tau = {measured.tau:g}, learning rate "
+            f"{replica.sgd.lr:g}, seed {replica.seed}; lower the learning rate"
+        )
+
+    def _call_back(self, taus: Sequence[float], done: int) -> None:
+        for replica, path, tau in zip(self.group, self.paths, taus, strict=True):
+            if replica.callback:
+                replica.callback(replica.net, path, tau, done, replica.sgd.epochs)
+
+    def _val_losses(self, tasks: Sequence[Task]) -> list[float]:
+        losses: list[float] = self._validate(tasks)[0].tolist()
+        return losses
+
+    @torch.no_grad()
+    def _validate(self, tasks: Sequence[Task], size: int = 125) -> tuple[Tensor, Tensor]:
+        """(r,) mean losses and accuracies on the tasks' validation data, `size` examples at a time."""
+        self.program.train(False)
+        dtype, device = self.program.weights.dtype, self.program.weights.device
+        loss = torch.zeros(len(tasks), dtype=dtype, device=device)
+        right = torch.zeros(len(tasks), dtype=torch.int64, device=device)
+        n = min(len(tasks[0].y_val), VALIDATION)
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            x = torch.stack([as_float(task.x_val[rows], dtype) for task in tasks])
+            y = torch.stack([soft_labels(task, task.y_val[rows], dtype) for task in tasks])
+            output = self.program(_channels_last(x))
+            loss = loss + example_loss(output, y).sum(1)
+            right = right + (output.argmax(2) == y.argmax(2)).sum(1)
+        return loss / n, right / n
+
+
+def _masks(noise: Sequence, rate: float, shape: tuple[int, ...], like: Tensor) -> Tensor:  # type: ignore[type-arg]
+    """(r, n, ...) dropout masks: 0 with probability rate (to 1 / 65,536), else 1 / (1 - rate)."""
+    threshold = round(rate * 65_536)
+    kept = [
+        torch.from_numpy(rng.integers(0, 65_536, shape, dtype="uint16") >= threshold)
+        for rng in noise
+    ]
+    return torch.stack(kept).to(like.device, like.dtype).div_(1 - rate)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(r, n, c, h, w) in the memory format in which convolutions are fast; other shapes contiguous."""
+    if x.ndim != 5:
+        return x.contiguous()
+    fast = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return fast.unflatten(0, x.shape[:2])

@@ -1,0 +1,144 @@
+"""What a training takes and what it gives back."""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from torch import nn
+
+from rtl_utils.models import Net
+from rtl_utils.paths import Path
+from rtl_utils.schedules import CONSTANT, Schedule
+from rtl_utils.training.sgd import Sgd
+
+
+class Callback(Protocol):
+    """What is called during a training, and may gather what it sees.
+
+    It comes back in the replica, wherever that was trained.
+    """
+
+    def __call__(self, net: Net, path: Path, tau: float, done: int, epochs: int) -> None:
+        """Called before the first epoch (done = 0) and after each (done = 1 ... epochs).
+
+        Args:
+            net: as it is now, in evaluation mode.
+            path: that it trains on.
+            tau: the task of the epoch just done, or to come.
+            done: epochs done.
+            epochs: of the whole training.
+        """
+
+
+@dataclass
+class Replica:
+    """One training.
+
+    Args:
+        net: trained in place.
+        path: of tasks.
+        schedule: of tau.
+        seed: of everything that the training draws.
+        sgd: how SGD runs.
+        callback: called after each epoch.
+
+    Raises:
+        ValueError: for a mini-batch larger than the data or of one example where BatchNorm needs two,
+            or a tau below 1 on a path without a source.
+    """
+
+    net: Net
+    path: Path
+    schedule: Schedule
+    seed: int
+    sgd: Sgd = Sgd()
+    callback: Callback | None = None
+
+    def __post_init__(self) -> None:
+        n, size = len(self.path), self.sgd.batch_size
+        if size > n:
+            raise ValueError(
+                f"batch_size must be at most the {n} training examples of "
+                f"{self.path.target.name!r}; got {size}"
+            )
+        if (size == 1 or n % size == 1) and self._needs_two_examples():
+            raise ValueError(
+                f"batch_size must not leave a last mini-batch of one of the {n} training examples, "
+                f"since BatchNorm needs two or more; got {size}"
+            )
+        if self.path.source is None and self.schedule != CONSTANT:
+            raise ValueError(
+                "a path without a source is the target alone, so taus must be [1]; "
+                f"got {self.schedule}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.sgd.epochs * math.ceil(len(self.path) / self.sgd.batch_size)
+
+    def _needs_two_examples(self) -> bool:
+        """Whether a BatchNorm takes its statistics over examples alone, not over pixels too."""
+        return not self.net.frozen_statistics and any(
+            isinstance(module, nn.BatchNorm1d) for module in self.net.modules()
+        )
+
+
+class Epoch(NamedTuple):
+    """What is measured of one replica in one epoch; `History` says what each is."""
+
+    tau: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    weight_length: float
+    source_loss: float | None = None
+
+
+@dataclass
+class History:
+    """What happened in each epoch; a run that diverged has the epochs before it.
+
+    Args:
+        tau: the task trained on.
+        train_loss: over the mini-batches as they came, on p_tau.
+        train_accuracy: likewise; NaN for a regression.
+        val_loss: on the target's validation data, its first 1,000 examples.
+        val_accuracy: likewise; NaN for a regression.
+        weight_length: of the weights' path so far, the sum over steps of |dw| (2-norm over all
+            trainable weights); at the end it is the paper's fine-tuning distance (section 4.2).
+        source_loss: on the source's validation data, only where the schedule is adaptive.
+        start_loss: (source, target) before the first epoch, only where the schedule is adaptive.
+        diverged: where and why the training stopped; None if it did not.
+        seconds: of wall time; an equal share where replicas train as one stack.
+    """
+
+    tau: list[float] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    train_accuracy: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    val_accuracy: list[float] = field(default_factory=list)
+    weight_length: list[float] = field(default_factory=list)
+    source_loss: list[float] = field(default_factory=list)
+    start_loss: tuple[float, float] | None = None
+    diverged: str | None = None
+    seconds: float = 0.0
+
+    def add(self, epoch: Epoch) -> None:
+        """Append one epoch."""
+        for name, value in epoch._asdict().items():
+            if value is not None:
+                getattr(self, name).append(value)
+
+    def series(self) -> dict[str, list[float]]:
+        """Every list with one value per epoch, by name."""
+        return {name: getattr(self, name) for name in Epoch._fields}
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss became infinite or NaN; `history` keeps the epochs before."""
+
+    def __init__(self, history: History):
+        super().__init__(history.diverged)
+        self.history = history

@@ -1,0 +1,120 @@
+"""Stochastic gradient descent: its settings, and its step on the flat weights of a program."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rtl_utils.training._programs import Program
+
+MOST_EPOCHS = 1_000_000
+_LARGEST = 3e38  # of float32, in which the weights live
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Settings of SGD; the defaults are the paper's, and momentum 0.9 is the project's reading.
+
+    v <- momentum v + lr_t (grad + weight_decay w),  w <- w - v
+
+    Args:
+        lr: learning rate.
+        epochs: passes over the target's training examples.
+        batch_size: examples per step.
+        momentum: in [0, 1).
+        weight_decay: of all trainable weights.
+        l1: lasso penalty l1 sum |w| over the first layer's weights, which asks each unit to read few
+            inputs (notebook 01 needs it).
+        l2_sp: penalty l2_sp / 2 |w - w_0|^2, a pull towards the weights that training starts from
+            (Li et al. 2018, equation 2).
+        cosine: lr_t falls from lr to 0 along half a cosine; else it stays.
+
+    Raises:
+        ValueError: for a value outside its range.
+
+    Source: the paper, section 5.2.
+    """
+
+    lr: float = 1e-2
+    epochs: int = 50
+    batch_size: int = 16
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    l1: float = 0.0
+    l2_sp: float = 0.0
+    cosine: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MOST_EPOCHS:
+                raise ValueError(
+                    f"{name} must be a whole number between 1 and {MOST_EPOCHS:,}; "
+                    f"got {_short(value)}"
+                )
+        _check_number("lr", self.lr, "positive", lambda lr: 0 < lr <= _LARGEST)
+        _check_number("momentum", self.momentum, "in [0, 1)", lambda momentum: 0 <= momentum < 1)
+        for name in ("weight_decay", "l1", "l2_sp"):
+            value = getattr(self, name)
+            _check_number(name, value, "0 or more", lambda value: 0 <= value <= _LARGEST)
+
+    def rate(self, step: int, steps: int) -> float:
+        """lr_t / lr at a step of the whole training."""
+        return (1 + math.cos(math.pi * step / steps)) / 2 if self.cosine else 1.0
+
+
+class Momentum:
+    """SGD with momentum on the weights of a program.
+
+    Args:
+        program: whose (r, P) weights are updated.
+        sgds: one per replica; they may differ in the learning rate only.
+        steps: of the whole training.
+
+    length: (r,) of the path that the weights have taken.
+    """
+
+    def __init__(self, program: Program, sgds: Sequence[Sgd], steps: int):
+        weights = program.weights
+        self.program = program
+        self.sgd = sgds[0]
+        self.steps = steps
+        self.steps_done = 0
+        rates = [[sgd.lr] for sgd in sgds]
+        self.lr = torch.tensor(rates, dtype=weights.dtype, device=weights.device)
+        self.velocity = torch.zeros_like(weights)
+        self.length = self.velocity.sum(1)
+        self.start = weights.clone() if self.sgd.l2_sp else None
+        self.first_layer = program.leaves[0].numel() // len(weights)  # it lies first in the weights
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the gradient that the program holds."""
+        weights, gradient, sgd = self.program.weights, self.program.gradient, self.sgd
+        if sgd.weight_decay:
+            gradient.add_(weights, alpha=sgd.weight_decay)
+        if self.start is not None:
+            gradient.add_(weights - self.start, alpha=sgd.l2_sp)
+        if sgd.l1:
+            first = weights[:, : self.first_layer]
+            gradient[:, : self.first_layer] += sgd.l1 * first.sign()
+        rate = self.lr * sgd.rate(self.steps_done, self.steps)
+        self.velocity.mul_(sgd.momentum).addcmul_(gradient, rate)
+        weights.sub_(self.velocity)
+        self.length += self.velocity.norm(dim=1)
+        self.steps_done += 1
+
+
+def _check_number(name: str, value: object, rule: str, holds) -> None:  # type: ignore[no-untyped-def]
+    if type(value) not in (int, float) or not holds(value):
+        raise ValueError(f"{name} must be a number, {rule}; got {_short(value)}")
+
+
+def _short(value: object) -> str:
+    """The value as a message shows it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out a whole number of thousands of digits
+        text = f"a number of {value.bit_length() if isinstance(value, int) else '?'} bits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
