@@ -1,7 +1,7 @@
-"""Coupled transfer: which source example goes with which target example is itself found by training.
+"""Coupled transfer: which source example goes with which target example is found by training.
 
-`Stages` are a generator: it yields the trainings that `fit` must do, one after the other, is sent each
-one's history, and returns the last.
+`Stages` are a generator: it yields the trainings that `fit` must do, one after the other, is sent
+each one's history, and returns the last.
 
 Source: Gao & Chaudhari (2021).
 """
@@ -37,9 +37,9 @@ _LARGEST_BLOCK = 25
 class Coupled:
     """How the coupling is iterated.
 
-    It starts block-diagonal from the transport of the features. Each iteration trains from the backbone
-    along its path, measures every pair's length and moves towards the pairs that are cheap. The
-    proximal term weighs 0.05 and grows fivefold per iteration.
+    It starts block-diagonal from the transport of the features. Each iteration trains from the
+    backbone along its path, measures every pair's length and moves towards the pairs that are
+    cheap. The proximal term weighs 0.05 and grows fivefold per iteration.
 
     Args:
         iterations: trainings.
@@ -49,8 +49,8 @@ class Coupled:
         smoothing: weight of the entropy of the first coupling, in units of the cosine cost.
 
     Raises:
-        ValueError: for a number below 1, or a smoothing of 0 or less, under which a pair without mass
-            could never gain any.
+        ValueError: for a number below 1, or a smoothing of 0 or less, under which a pair without
+            mass could never gain any.
 
     Source: Gao & Chaudhari (2021), section 3.
     """
@@ -147,7 +147,8 @@ def iterated(
         replica.path = replace(path, coupling=joined(blocks, cost.shape))
         replica.callback = callback
         history = yield replica
-        # the training may have run in another process: what it measured is in the replica's callback
+        # the training may have run in another process: what it measured is in the replica's
+        # callback
         lengths = pairs.by_block(replica.callback.mean.astype(float))
         iterations.append(_iteration(blocks, pairs, lengths))
         if not last:
@@ -184,7 +185,9 @@ def _pairs(blocks: Sequence[Block], least: float) -> Pairs:
 
 
 def _iteration(blocks: list[Block], pairs: Pairs, lengths: Sequence[np.ndarray]) -> Iteration:
-    measured = zip(blocks, pairs.inside, lengths, strict=False)  # only the first blocks are measured
+    measured = zip(
+        blocks, pairs.inside, lengths, strict=False
+    )  # only the first blocks are measured
     each = [np.average(length, weights=b.mass[inside]) for b, inside, length in measured]
     error = np.std(each, ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
     return Iteration(blocks, float(np.mean(each)), float(error))

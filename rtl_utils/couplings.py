@@ -1,7 +1,7 @@
 """Couplings of two tasks: joint distributions of source and target examples, uniform in each.
 
-Optimal transport is solved by POT (Flamary et al. 2021); what the project adds is the block-diagonal
-form of Gao & Chaudhari (2021).
+Optimal transport is solved by POT (Flamary et al. 2021); what the project adds is the
+block-diagonal form of Gao & Chaudhari (2021).
 """
 
 import os
@@ -47,7 +47,7 @@ class Coupling:
             )
 
     def partners(self, target: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Source partners of target examples, drawn from Gamma(i | j) by inverting its distribution.
+        """Source partners of target examples, drawn by inverting the distribution Gamma(i | j).
 
         Args:
             target: (n,) target indices.
@@ -65,15 +65,15 @@ class Coupling:
     def _edges(self) -> np.ndarray:
         """Upper ends of the intervals that the pairs occupy, for one search through all columns.
 
-        The pairs of column j share the interval (j, j + 1] in the order of the matrix, each as long as
-        its share of the column's mass.
+        The pairs of column j share the interval (j, j + 1] in the order of the matrix, each as
+        long as its share of the column's mass.
         """
         starts = self.matrix.indptr
         n_columns = self.matrix.shape[1]
         column = np.repeat(np.arange(n_columns), np.diff(starts))  # of each pair
         total = np.cumsum(self.matrix.data * n_columns)  # over all pairs up to and with this one
         before_column = np.concatenate([[0], total])[starts[column]]
-        edges = np.minimum(column + total - before_column, column + 1)
+        edges: np.ndarray = np.minimum(column + total - before_column, column + 1)
         # whatever the sums' rounding, a column ends where the next begins
         edges[starts[1:] - 1] = np.arange(1, n_columns + 1)
         return edges
@@ -132,14 +132,12 @@ def transport(cost: np.ndarray) -> Coupling:
     return Coupling(csc_array(plan))
 
 
-def block_transport(
-    cost: np.ndarray, block: int, seed: int, smoothing: float = 0.0
-) -> list[Block]:
+def block_transport(cost: np.ndarray, block: int, seed: int, smoothing: float = 0.0) -> list[Block]:
     """The cheapest block-diagonal coupling along the full one.
 
-    Target examples are dealt into blocks by the seed; sources follow their partners. Where the sizes
-    differ, a source example at a border lies in both blocks, with a part of its mass in each, so the
-    marginals stay uniform. One block of everything without smoothing is `transport`.
+    Target examples are dealt into blocks by the seed; sources follow their partners. Where the
+    sizes differ, a source example at a border lies in both blocks, with a part of its mass in
+    each, so the marginals stay uniform. One block of everything without smoothing is `transport`.
 
     Args:
         cost: (n_s, n_t).
@@ -187,8 +185,8 @@ def check_blocks(block: int, blocks: int | None, n_target: int) -> None:
     most = n_target // block
     if blocks is not None and (type(blocks) is not int or not 1 <= blocks <= most):
         raise ValueError(
-            f"blocks must lie between 1 and {most}, as {n_target} examples make no more of {block}; "
-            f"got {blocks!r}"
+            f"blocks must lie between 1 and {most}, as {n_target} examples make no more of "
+            f"{block}; got {blocks!r}"
         )
 
 
@@ -250,8 +248,9 @@ def _solve(
     plan = ot.bregman.sinkhorn_log(
         source, target, cost, smoothing, numItermax=_ITERATIONS, stopThr=_SOLVED, warn=False
     )
-    # a smooth plan has mass everywhere; where a pair's underflows, keep the least that has a logarithm
-    return np.maximum(_rounded(plan, source, target), _LEAST / plan.size) * whole
+    # a smooth plan has mass everywhere; where a pair's underflows, keep the least that has a
+    # logarithm
+    return np.asarray(np.maximum(_rounded(plan, source, target), _LEAST / plan.size) * whole)
 
 
 def _rounded(plan: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:

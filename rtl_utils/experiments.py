@@ -28,7 +28,7 @@ from rtl_utils.schedules import CONSTANT
 from rtl_utils.store import FINAL, Row, Store
 from rtl_utils.training import History, Replica, TrainingDiverged, example_loss, one_thread
 
-__all__ = ["FINAL", "Run", "export", "frame", "measure", "network", "run", "tasks"]
+__all__ = ["FINAL", "Run", "check", "export", "frame", "measure", "network", "run", "tasks"]
 
 
 def run(
@@ -36,8 +36,8 @@ def run(
 ) -> pd.DataFrame:
     """Tidy rows of the runs, training those that the store lacks.
 
-    First their backbones are trained, then all transfers together. Each run is stored as soon as it is
-    done, so stopping loses at most the trainings in flight.
+    First their backbones are trained, then all transfers together. Each run is stored as soon as
+    it is done, so stopping loses at most the trainings in flight.
 
     Args:
         runs: what is wanted, in the order in which their rows come back.
@@ -53,16 +53,37 @@ def run(
     for r in wanted:
         check_fields(r)
     backbones = list(dict.fromkeys(_backbone(r) for r in wanted if _starts_from_backbone(r)))
-    _check(_missing([*wanted, *backbones], store))
+    check(_missing([*wanted, *backbones], store))
     _execute(_missing(backbones, store), store, device, "backbones")
     diverged = _diverged(backbones, store)
     if diverged:
-        raise ValueError(f"a backbone diverged, so nothing can be transferred from it: {diverged[0]}")
+        raise ValueError(
+            f"a backbone diverged, so nothing can be transferred from it: {diverged[0]}"
+        )
     _execute(_missing(wanted, store), store, device, "transfers")
     diverged = _diverged(wanted, store)
     if diverged and not keep_diverged:
-        raise ValueError(f"{len(diverged)} of {len(wanted)} runs diverged; the first: {diverged[0]}")
+        raise ValueError(
+            f"{len(diverged)} of {len(wanted)} runs diverged; the first: {diverged[0]}"
+        )
     return frame(wanted, store)
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Validate the runs: raise here what training would raise later.
+
+    Raises:
+        ValueError: for the first run that cannot be trained.
+    """
+    for r in runs:
+        check_fields(r)
+        source, target = tasks(r)
+        net = build(source, r.width, r.seed)
+        if r.method == BACKBONE:
+            Replica(net, TaskPath(source), CONSTANT, r.seed, r.sgd)
+        else:
+            TaskPath(target, source)
+            methods.plan(r.method, net, source, target, seed=r.seed, setup=r.setup)
 
 
 def frame(runs: Sequence[Run], store: Store) -> pd.DataFrame:
@@ -126,9 +147,9 @@ def measure(run: Run, net: Net) -> dict[str, float]:
     """What a run's network does after training, on its own task and with the shortcut.
 
     Returns:
-        train_loss and val_loss in evaluation mode; for classes also train_accuracy and val_accuracy;
-        where the source has a shortcut the numbers of `probing.shortcut_test`; a loss for each further
-        view of the target, such as restored_loss on the synthetic one.
+        train_loss and val_loss in evaluation mode; for classes also train_accuracy and
+        val_accuracy; where the source has a shortcut the numbers of `probing.shortcut_test`; a
+        loss for each further view of the target, such as restored_loss on the synthetic one.
     """
     _, target = tasks(run)
     values = {}
@@ -140,9 +161,7 @@ def measure(run: Run, net: Net) -> dict[str, float]:
             values[f"{split}_accuracy"] = float((output.argmax(1) == y).float().mean())
     for name, view in target_views(run).items():
         output = predict(net, view.x_val)
-        values[f"{name}_loss"] = float(
-            example_loss(output, soft_labels(view, view.y_val)).mean()
-        )
+        values[f"{name}_loss"] = float(example_loss(output, soft_labels(view, view.y_val)).mean())
     if run.source_shortcut is not None and run.shortcut_label is not None:
         _, clean = clean_tasks(run)
         planted = everywhere(clean, run.source_shortcut, run.seed)
@@ -170,18 +189,6 @@ def _say_what_is_old(store: Store) -> None:
         )
 
 
-def _check(runs: Sequence[Run]) -> None:
-    """Validate the runs: raise here what training would raise later."""
-    for r in runs:
-        source, target = tasks(r)
-        net = build(source, r.width, r.seed)
-        if r.method == BACKBONE:
-            Replica(net, TaskPath(source), CONSTANT, r.seed, r.sgd)
-        else:
-            TaskPath(target, source)
-            methods.plan(r.method, net, source, target, seed=r.seed, setup=r.setup)
-
-
 def _starts_from_backbone(run: Run) -> bool:
     return run.method == BACKBONE or run.needs_backbone
 
@@ -202,7 +209,7 @@ def _missing(runs: Sequence[Run], store: Store) -> list[Run]:
 
 
 def _whole(run: Run, store: Store) -> bool:
-    """Whether a stored run's weights are there; those that others start from are read to be sure."""
+    """Whether a stored run's weights are there; those of a backbone are read to be sure."""
     if run.method == BACKBONE:
         return store.load_weights(run.key, _fresh(run))
     return store.has_weights(run.key)
@@ -255,7 +262,7 @@ def _plan(run: Run, store: Store) -> Plan:
 
 
 def _rows(run: Run, planned: Plan, history: History) -> list[Row]:
-    """Every epoch's history, then what is measured after training, of a run that did not diverge."""
+    """Every epoch's history, then what is measured after a training that did not diverge."""
     rows = [
         (metric, epoch, value)
         for metric, values in history.series().items()
@@ -274,8 +281,8 @@ def _rows(run: Run, planned: Plan, history: History) -> list[Row]:
 def _distances(planned: Plan, history: History) -> dict[str, float]:
     """Distances from source to target as this training measures them.
 
-    weight_length, and what was asked for of information_length, riemannian_length (means over pairs)
-    and coupled_distance, each of these with its standard error.
+    weight_length, and what was asked for of information_length, riemannian_length (means over
+    pairs) and coupled_distance, each of these with its standard error.
     """
     values = {"weight_length": history.weight_length[-1]}
     if planned.iterations:

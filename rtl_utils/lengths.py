@@ -1,8 +1,8 @@
 """How far a network's predictions move while it is trained along a path: callbacks of the training.
 
 Between two checkpoints w and w' the distance of their predictions on an input x is
-sqrt(KL(p_w(. | x) || p_w'(. | x))); for a small step sqrt(2 KL) is the length ds of Fisher's metric,
-ds^2 = sum_k p_k (d log p_k)^2.
+sqrt(KL(p_w(. | x) || p_w'(. | x))); for a small step sqrt(2 KL) is the length ds of Fisher's
+metric, ds^2 = sum_k p_k (d log p_k)^2.
 """
 
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ class PairLength:
     length_ij = 1/M sum_{m=1}^{M} sqrt(KL(p_{w(m-1)}(. | x_tau) || p_{w(m)}(. | x_tau)))
 
     x_tau: the blend of x_i and x_j at tau(m-1). Training is cut into M partitions of whole epochs;
-    tau(m-1) is the task that the m-th one begins with. Both outputs are taken at one x and one tau; the
-    authors' code takes the second at the next tau.
+    tau(m-1) is the task that the m-th one begins with. Both outputs are taken at one x and one
+    tau; the authors' code takes the second at the next tau.
 
     Args:
         source: (p,) indices of source examples; None on a path that is the target alone.
@@ -89,7 +89,7 @@ class PairLength:
 
     @property
     def mean(self) -> np.ndarray:
-        """(p,) lengths in the unit above: the mean of sqrt(KL) over the partitions, in sqrt(nats)."""
+        """(p,) means of sqrt(KL) over the partitions, the unit above, in sqrt(nats)."""
         return np.asarray((self._measured / self.partitions).numpy())
 
     @property
@@ -152,9 +152,9 @@ class Trace:
 def planar(traces: Mapping[str, Trace]) -> dict[str, np.ndarray]:
     """Paths of several networks through the space of predictions, in its best plane.
 
-    A prediction p is the point sqrt(p) on a sphere, where Fisher's length is twice the Euclidean one;
-    over the n inputs distances are root mean squares, so a unit is half a root-mean-square Fisher
-    length. The plane is that of the principal components of all points.
+    A prediction p is the point sqrt(p) on a sphere, where Fisher's length is twice the Euclidean
+    one; over the n inputs distances are root mean squares, so a unit is half a root-mean-square
+    Fisher length. The plane is that of the principal components of all points.
 
     Returns:
         Name -> (t, 2) places, one per checkpoint.

@@ -33,8 +33,8 @@ class Method:
         marker: in every figure, in matplotlib's notation.
         reference: who described it.
         start: "fresh" weights, or the "backbone".
-        blend: how source and target mix along the path, a name of BLENDS; None for the target alone,
-            "symmetric" for the target with itself.
+        blend: how source and target mix along the path, a name of BLENDS; None for the target
+            alone, "symmetric" for the target with itself.
         coupling: how they are paired: "independent", by optimal transport of the backbone's
             "features", or "iterated" (`Coupled`).
         schedule: of tau, a name of SCHEDULES.
@@ -47,8 +47,8 @@ class Method:
         decorrelated: the source's shortcut moves to images of every class as tau grows.
         counter_examples: a few target images carry the shortcut.
         knows: what a user must know of the shortcut.
-        version: raised when the method's numbers change, so that stored runs are not mistaken for new
-            ones.
+        version: raised when the method's numbers change, so that stored runs are not mistaken for
+            new ones.
     """
 
     label: str
@@ -84,9 +84,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "scratch": Method("from scratch", "#7F7F7F", "s", start="fresh"),
     "ft": Method("fine-tuning", "#E69F00", "o"),
-    "ft-frozen": Method(
-        "fine-tuning, frozen statistics", "#D55E00", "h", statistics="frozen"
-    ),
+    "ft-frozen": Method("fine-tuning, frozen statistics", "#D55E00", "h", statistics="frozen"),
     "fixed": Method("fixed feature", "#CC79A7", "D", trainable="head", statistics="frozen"),
     "fixed-updated": Method(
         "fixed feature, updated statistics",
@@ -224,8 +222,8 @@ class Setup:
         width: of fresh weights, as in `models.build`.
         coupled: for an iterated coupling.
         knowledge: for a method that must know where the shortcut is.
-        partitions: at how many checkpoints predictions are compared, by `PairLength` on random pairs,
-            found afterwards in `Plan.lengths`; None for not at all.
+        partitions: at how many checkpoints predictions are compared, by `PairLength` on random
+            pairs, found afterwards in `Plan.lengths`; None for not at all.
     """
 
     sgd: Sgd = Sgd()
@@ -256,8 +254,9 @@ class Plan:
     def lengths(self) -> PairLength | None:
         """The information lengths that the training measured, if it was asked to."""
         callback = self.first.callback
-        measured = isinstance(callback, PairLength) and not self.iterations
-        return callback if measured else None
+        if isinstance(callback, PairLength) and not self.iterations:
+            return callback
+        return None
 
 
 def plan(
@@ -280,8 +279,8 @@ def plan(
         setup: how it is trained.
 
     Raises:
-        ValueError: for an unknown method, one that lacks what it needs, and what `Path`, `schedule`,
-            `Replica` and `Coupled` raise.
+        ValueError: for an unknown method, one that lacks what it needs, and what `Path`,
+            `schedule`, `Replica` and `Coupled` raise.
     """
     record = _checked(method, backbone, target, setup)
     if setup.knowledge is not None and record.counter_examples:
@@ -414,13 +413,12 @@ def _checked(method: str, backbone: Net | None, target: Task, setup: Setup) -> M
         )
     if (setup.partitions is not None or record.coupling == "iterated") and target.is_regression:
         raise ValueError(
-            "information lengths are of class probabilities; "
-            f"task {target.name!r} is a regression"
+            f"information lengths are of class probabilities; task {target.name!r} is a regression"
         )
     if two_trainings and setup.sgd.epochs < 2:
         raise ValueError(
-            f"method {method!r} splits its epochs between the head and all weights, so it needs 2 or "
-            f"more; got {setup.sgd.epochs}"
+            f"method {method!r} splits its epochs between the head and all weights, so it needs "
+            f"2 or more; got {setup.sgd.epochs}"
         )
     if record.coupling == "iterated":
         setup.coupled.block_of(len(target.y_train))
@@ -509,11 +507,7 @@ def _probe_then_all(replica: Replica) -> Stages:
     head = yield _probe(replica, half)
     replica.sgd = replace(replica.sgd, epochs=replica.sgd.epochs - half)
     everything = yield replica
-    walked = head.weight_length[-1]
-    everything.weight_length = [walked + length for length in everything.weight_length]
-    before = head.series()
-    joined = {name: before[name] + values for name, values in everything.series().items()}
-    return replace(everything, **joined, seconds=head.seconds + everything.seconds)
+    return _one_after_the_other(head, everything)
 
 
 def _average(replica: Replica, backbone: Net, share: float) -> Stages:
@@ -528,3 +522,15 @@ def _average(replica: Replica, backbone: Net, share: float) -> Stages:
     }
     replica.net.load_state_dict(averaged)
     return history
+
+
+def _one_after_the_other(first: History, second: History) -> History:
+    """The history of two trainings as one."""
+    walked = first.weight_length[-1]
+    joined = copy.deepcopy(first)
+    joined.diverged = second.diverged
+    joined.seconds += second.seconds
+    for name, values in second.series().items():
+        further = [walked + value for value in values] if name == "weight_length" else values
+        getattr(joined, name).extend(further)
+    return joined

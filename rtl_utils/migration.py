@@ -1,8 +1,8 @@
 """Runs that earlier versions of the project stored, found again under today's keys.
 
-Until version 0.2 a run's key was a hash of its record and of the source text of fourteen modules. So
-the key itself proves which code made a run, and if that code's numbers are still today's, the run is
-given today's key. Other runs are left alone.
+Until version 0.2 a run's key was a hash of its record and of the source text of fourteen modules.
+So the key itself proves which code made a run, and if that code's numbers are still today's, the
+run is given today's key. Other runs are left alone.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The two networks of the paper. Each is a body, whose output are the features, and a linear head."""
+"""The two networks of the paper. Each is a body, which gives the features, and a linear head."""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,8 +42,8 @@ NETWORKS = {
 class Net(nn.Module):
     """A body in stages, with dropout after some of them, and a linear head.
 
-    Dropout masks are arguments, not draws: the caller decides them, so that a replica's masks do not
-    depend on its neighbours.
+    Dropout masks are arguments, not draws: the caller decides them, so that a replica's masks do
+    not depend on its neighbours.
 
     Args:
         stages: the body, in order.
@@ -51,7 +51,9 @@ class Net(nn.Module):
         head: the last layer.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], dropout: Sequence[float], head: nn.Linear):
+    def __init__(
+        self, stages: Sequence[nn.Module], dropout: Sequence[float], head: nn.Linear
+    ) -> None:
         super().__init__()
         self.body = nn.ModuleList(stages)
         self.head = head
@@ -109,8 +111,10 @@ def build(task: Task, width: str | Sequence[int], seed: int) -> Net:
 
     Args:
         task: says the inputs and outputs.
-        width: "plain" or "batchnorm" for features; "small", "paper" or four stage widths for images.
-        seed: of the weights, PyTorch's default initialisation; the global random state is left alone.
+        width: "plain" or "batchnorm" for features; "small", "paper" or four stage widths for
+            images.
+        seed: of the weights, PyTorch's default initialisation; the global random state is left
+            alone.
 
     Raises:
         ValueError: for a width that the kind of task does not have.
@@ -185,7 +189,7 @@ def convnet(width: str | Sequence[int] = "small", channels: int = 3, classes: in
 
 
 def stage_channels(width: str | Sequence[int]) -> tuple[int, ...]:
-    """Channels of the four stages. Raises ValueError unless `width` names them or is four of them."""
+    """Channels of the four stages. Raises ValueError for another width than `convnet` takes."""
     known = [name for name, network in NETWORKS.items() if network.images]
     if isinstance(width, str):
         channels = NETWORKS[width].channels if width in known else ()

@@ -2,10 +2,10 @@
 
     (i, j) ~ coupling,   x_tau = (1 - w) x_i + w x_j,   y_tau = (1 - w) y_i + w y_j
 
-i: source example, j: target example, labels one-hot. The blend says what the weight w is: w = tau for
-mixup, w ~ Bernoulli(tau) for the mixture, w ~ Beta(tau, 1 - tau) in between. The paper's formulas
-(section 2.2) run the other way round, tau = 1 being the source; the direction here is the one of its
-prose and of Gao & Chaudhari (2021).
+i: source example, j: target example, labels one-hot. The blend says what the weight w is: w = tau
+for mixup, w ~ Bernoulli(tau) for the mixture, w ~ Beta(tau, 1 - tau) in between. The paper's
+formulas (section 2.2) run the other way round, tau = 1 being the source; the direction here is the
+one of its prose and of Gao & Chaudhari (2021).
 """
 
 from collections.abc import Callable
@@ -103,8 +103,9 @@ class Path:
             source's own with probability tau.
 
     Raises:
-        ValueError: if source and target differ in input shape or outputs, if they are one task without
-            "symmetric", for an unknown blend, a coupling of another shape, or a value out of range.
+        ValueError: if source and target differ in input shape or outputs, if they are one task
+            without "symmetric", for an unknown blend, a coupling of another shape, or a value out
+            of range.
     """
 
     target: Task
@@ -126,8 +127,8 @@ class Path:
         sizes = len(self.source.y_train) if self.source else 0, len(self.target.y_train)
         if self.coupling is not None and self.coupling.matrix.shape != sizes:
             raise ValueError(
-                f"a coupling must have one row per source and one column per target example, {sizes}; "
-                f"got {self.coupling.matrix.shape}"
+                "a coupling must have one row per source and one column per target example, "
+                f"{sizes}; got {self.coupling.matrix.shape}"
             )
         if self.other_source is not None and not self._holds_the_same(self.other_source):
             raise ValueError(
@@ -145,7 +146,7 @@ class Path:
         )
 
     def __len__(self) -> int:
-        """Examples per epoch: the target's, at every tau, so all methods take equally many steps."""
+        """Examples per epoch: the target's, at every tau, so all methods take as many steps."""
         return len(self.target.y_train)
 
     def draw(self, tau: float, seed: int, epoch: int) -> Draw:

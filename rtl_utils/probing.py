@@ -46,7 +46,7 @@ def class_share(logits: Tensor, label: int) -> float:
 
 
 def confusion(logits: Tensor, y: Tensor) -> Tensor:
-    """(k, k) counts of (n, k) logits and (n,) labels: rows are true classes, columns predictions."""
+    """(k, k) counts of (n, k) logits and (n,) labels: true classes down, predictions across."""
     k = logits.shape[1]
     return torch.bincount(y * k + logits.argmax(1), minlength=k * k).reshape(k, k)
 
@@ -61,8 +61,8 @@ def shortcut_test(net: Net, clean: Task, planted: Task, label: int) -> dict[str,
         label: the class that carried the shortcut in the source.
 
     Returns:
-        Fractions: clean_accuracy and ball_accuracy; clean_share and ball_share, the predictions that
-        are `label`; flip_rate.
+        Fractions: clean_accuracy and ball_accuracy; clean_share and ball_share, the predictions
+        that are `label`; flip_rate.
 
     Source: Salman et al. (2022): the trigger on 0 % and on 100 % of the images.
     """
@@ -103,9 +103,11 @@ def lime_weights(
     z ~ N(0, 1)^d,   x' = x + scale z,   w = exp(-|z|^2 / (2 width^2));
     ridge regression of f(x') on z with weights w and penalty 1
 
-    The same as lime 0.2's tabular explainer with `mode="regression"`, `discretize_continuous=False`,
-    `sample_around_instance=True`, `feature_selection="none"` and `random_state=lime_stream(...)`; here
-    all points are predicted and solved as one batch. Scale: the training data's standard deviations;
+    The same as lime 0.2's tabular explainer with `mode="regression"`,
+    `discretize_continuous=False`,
+    `sample_around_instance=True`, `feature_selection="none"` and `random_state=lime_stream(...)`;
+    here all points are predicted and solved as one batch. Scale: the training data's standard
+    deviations;
     width: 0.75 sqrt(d).
 
     Args:
@@ -116,7 +118,8 @@ def lime_weights(
         samples: perturbations per point, the first being the point itself.
 
     Returns:
-        (n, d) weights, outputs per standard deviation of the feature, and (n,) R^2 of the local fits.
+        (n, d) weights, outputs per standard deviation of the feature, and (n,) R^2 of the local
+        fits.
 
     Raises:
         ValueError: for fewer than two samples.

@@ -35,8 +35,8 @@ def provenance(device: str, threads: int, seconds: float) -> Record:
 
     Returns:
         One value for each name of FIELDS: `commit` and `clean` (no uncommitted change) are None
-        outside a git checkout; `processor` names the GPU where the device is one; `date` is UTC to the
-        second.
+        outside a git checkout; `processor` names the GPU where the device is one; `date` is UTC to
+        the second.
     """
     commit, clean = revision()
     return {
@@ -57,8 +57,8 @@ def provenance(device: str, threads: int, seconds: float) -> Record:
 def revision() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this package lies in, and whether the package is unchanged since.
 
-    Asked once per process, so that a run is named after the code that was loaded. (None, None) outside
-    a checkout.
+    Asked once per process, so that a run is named after the code that was loaded. (None, None)
+    outside a checkout.
     """
     package = Path(__file__).resolve().parent
     try:

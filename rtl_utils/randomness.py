@@ -1,9 +1,9 @@
 """Randomness as data: every draw of a training comes from a counter-based generator with a name.
 
-A draw depends on (seed, stream, epoch) and on nothing else: not on the device, not on what was drawn
-before, not on which other replicas train beside it. So two methods of one seed see the same order of
-images, and their difference is a paired difference. Only fresh weights come from PyTorch's own
-initialisation, seeded by the run's seed (`models.build`).
+A draw depends on (seed, stream, epoch) and on nothing else: not on the device, not on what was
+drawn before, not on which other replicas train beside it. So two methods of one seed see the same
+order of images, and their difference is a paired difference. Only fresh weights come from
+PyTorch's own initialisation, seeded by the run's seed (`models.build`).
 """
 
 from zlib import crc32

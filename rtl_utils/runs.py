@@ -1,8 +1,9 @@
 """`Run`: one training, fully described; its tasks, and the key under which it is stored.
 
-The key is a hash of what the run reads and of the version numbers of the numerics that it uses. A field
-that its method does not read, a new method, a rename or a moved file changes no key. A field that is
-off (None, 0, False, empty) is left out, so a new field that is off by default keeps every key.
+The key is a hash of what the run reads and of the version numbers of the numerics that it uses. A
+field that its method does not read, a new method, a rename or a moved file changes no key. A field
+that is off (None, 0, False, empty) is left out, so a new field that is off by default keeps every
+key.
 """
 
 import hashlib
@@ -14,7 +15,17 @@ from typing import Any
 
 from rtl_utils import couplings, lengths, probing, training
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import DATASETS, PATCHES, Shortcut, Task, check_task, disjoint, load, plant, subset
+from rtl_utils.data import (
+    DATASETS,
+    PATCHES,
+    Shortcut,
+    Task,
+    check_task,
+    disjoint,
+    load,
+    plant,
+    subset,
+)
 from rtl_utils.methods import METHODS, Knowledge, Method, Setup
 from rtl_utils.models import NETWORKS
 from rtl_utils.paths import BLENDS
@@ -162,7 +173,10 @@ def reads(run: Run) -> dict[str, Any]:
     else:
         what |= _transfer_reads(run, METHODS[run.method], what["versions"])
     if run.source_shortcut is not None:
-        what["measured"] = [_shortcut(replace(run.source_shortcut, classes=None)), run.shortcut_label]
+        what["measured"] = [
+            _shortcut(replace(run.source_shortcut, classes=None)),
+            run.shortcut_label,
+        ]
     return {name: value for name, value in what.items() if value is not None}
 
 
@@ -228,6 +242,11 @@ def check_fields(run: Run) -> None:
     for name in (run.source, run.target):
         if name is not None:
             check_task(run.dataset, name)
+    pair = (run.source, run.target)
+    dataset = DATASETS[run.dataset]
+    if dataset.views is not None and run.target is not None and pair not in dataset.pairs:
+        pairs = ", ".join(f"{a!r} to {b!r}" for a, b in dataset.pairs)
+        raise ValueError(f"{run.dataset} is transferred from {pairs} only; got {pair}")
     _network_version(run.width)
     for end, shortcut in ((run.source, run.source_shortcut), (run.target, run.target_shortcut)):
         known = class_names(run.dataset, end) if end is not None else ()
@@ -238,8 +257,8 @@ def check_fields(run: Run) -> None:
     informed = run.method != BACKBONE and METHODS[run.method].needs_knowledge
     if informed and run.shortcut_label is None:
         raise ValueError(
-            f"method {run.method!r} must know where the shortcut is, so source_shortcut must name its "
-            f"classes; got {run.source_shortcut}"
+            f"method {run.method!r} must know where the shortcut is, so source_shortcut must name "
+            f"its classes; got {run.source_shortcut}"
         )
 
 
@@ -299,7 +318,8 @@ def _network_version(width: str | tuple[int, ...]) -> int:
     name = width if isinstance(width, str) else "small"  # four stage widths are its layout
     if name not in NETWORKS:
         raise ValueError(
-            f"width must be one of {', '.join(NETWORKS)}, or four numbers of channels; got {width!r}"
+            f"width must be one of {', '.join(NETWORKS)}, or four numbers of channels; "
+            f"got {width!r}"
         )
     return NETWORKS[name].version
 

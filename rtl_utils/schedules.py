@@ -79,14 +79,15 @@ class IsoClassification:
     C(tau) = (1 - tau) C_s + tau C_t <= tolerance C_0,      tau in {0, 1 / steps, ..., 1}
 
     C_s, C_t: validation losses on source and target, so C is the loss on p_tau; C_0: C_s before the
-    transfer. After each epoch tau advances to the largest value for which this holds, and else stays.
-    So that the budget of epochs is kept and tau reaches 1, waiting is capped: in epoch e of E, tau is
-    at least 2 e / (E - 1) - 1, which forces nothing in the first half and reaches 1 in the last epoch.
+    transfer. After each epoch tau advances to the largest value for which this holds, and else
+    stays. So that the budget of epochs is kept and tau reaches 1, waiting is capped: in epoch e of
+    E, tau is at least 2 e / (E - 1) - 1, which forces nothing in the first half and reaches 1 in
+    the last epoch.
 
     The full theory follows a thermodynamic surface: a variational autoencoder's rate and distortion
-    stand beside the classification loss, and their Lagrange multipliers move with tau so that the loss
-    stays level. A classifier has no rate or distortion; what is left is the controller of tau. Theirs
-    is steered by the test loss, here by validation data.
+    stand beside the classification loss, and their Lagrange multipliers move with tau so that the
+    loss stays level. A classifier has no rate or distortion; what is left is the controller of
+    tau. Theirs is steered by the test loss, here by validation data.
 
     Args:
         steps: of the path, 1 or more.

@@ -1,214 +1,514 @@
-"""The parameters of a notebook, checked by one call before anything is trained."""
+"""The parameters of a notebook: one table, and one call that checks them before any training."""
 
-import types
-from collections.abc import Mapping, Sequence
+import ast
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
 
+import pandas as pd
+
+from rtl_utils import experiments
 from rtl_utils.coupled import Coupled
-from rtl_utils.experiments import Run
+from rtl_utils.data import DATASETS, DataSet, Shortcut, check_task, load
+from rtl_utils.folders import root
 from rtl_utils.lengths import check_partitions
+from rtl_utils.messages import cut, shown
 from rtl_utils.methods import METHODS
-from rtl_utils.models import CONVNET_WIDTHS, MLP_WIDTHS, build
-from rtl_utils.paths import check_taus
-from rtl_utils.plotting import TITLES
-from rtl_utils.results import Store
-from rtl_utils.tasks import NAMES, ROOT, load
-from rtl_utils.training import Sgd, check_device
+from rtl_utils.models import NETWORKS, build
+from rtl_utils.paths import Path
+from rtl_utils.runs import Run, class_names
+from rtl_utils.schedules import CONSTANT, check_taus
+from rtl_utils.store import Store
+from rtl_utils.training import Replica, Sgd, check_device
 
-# How the synthetic backbone is trained: the lasso on its first layer is what takes it below a straight line (notebook 01).
-SYNTHETIC_SOURCE = Sgd(lr=0.05, batch_size=256, l1=5e-4, cosine=True)
+_SHOWN = ("herbivores", "flowers")  # the pair that figures show where it is among the pairs
+_MOST_CHANNELS = 1_024
+_MOST_PAIRS = 100
+_MOST_SEEDS = 1_000
 
-# What None stands for, a data set. The pairs are the paper's (tables 1-3); epochs of the images are the paper's on CIFAR-100.
-DEFAULTS = {
-    "synthetic": {"pairs": (("source", "target"),), "epochs": 40, "source_epochs": 120, "width": "plain", "n_train": (None,)},
-    "digits": {"pairs": (("digits-0-4", "digits-5-9"),), "epochs": 15, "width": "small", "n_train": (20, None)},
-    "cifar100": {
-        "pairs": (("vehicles-1", "vehicles-2"), ("herbivores", "flowers"), ("carnivores", "flowers")),
-        "epochs": 50,
-        "width": "small",
-        "n_train": (50, None),
-    },
+
+class _Refused(ValueError):
+    """A value that breaks its parameter's rule; the message is the rule."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter that a notebook's parameters cell may set.
+
+    Args:
+        name: in the cell.
+        meaning: with its unit.
+        rule: what a value must be, as a message says it.
+        read: value -> the value as settings keep it; raises _Refused where it breaks the rule.
+        default: where the cell does not set it.
+        needed: whether every cell must set it.
+    """
+
+    name: str
+    meaning: str
+    rule: str
+    read: Callable[[Any], Any]
+    default: Any = None
+    needed: bool = False
+
+    def value(self, given: Mapping[str, Any]) -> Any:
+        """The checked value. Raises ValueError in one sentence."""
+        raw = given.get(self.name, self.default)
+        try:
+            return self.read(raw)
+        except _Refused:
+            raise ValueError(f"{self.name} must be {self.rule}; got {shown(raw)}") from None
+
+
+def _whole(value: Any, least: int = 1, most: float = float("inf")) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise _Refused
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise _Refused
+    try:
+        return float(value)
+    except OverflowError:
+        raise _Refused from None
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str or not value or "\0" in value:
+        raise _Refused
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise _Refused from None
+    return value
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise _Refused
+    return value
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    seeds = tuple(_whole(seed, 0, 2**63 - 1) for seed in _list(value))
+    if not 1 <= len(seeds) <= _MOST_SEEDS or len(set(seeds)) != len(seeds):
+        raise _Refused
+    return seeds
+
+
+def _taus(value: Any) -> tuple[float, ...]:
+    taus = tuple(_number(tau) for tau in _list(value))
+    if not all(0 <= tau <= 1 for tau in taus):
+        raise _Refused
+    return taus
+
+
+def _names(value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else list(_list(value))
+    if not 1 <= len(names) <= _MOST_PAIRS or not all(type(name) is str for name in names):
+        raise _Refused
+    return names
+
+
+def _methods(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return tuple(METHODS)
+    names = _list(value)
+    if not all(type(name) is str and name in METHODS for name in names):
+        raise _Refused
+    return tuple(dict.fromkeys(names))
+
+
+def _class(value: Any) -> str:
+    """A class by its name; the digits' names may be given as numbers."""
+    return str(value) if type(value) is int and abs(value) < 1_000 else _text(value)
+
+
+def _sizes(value: Any) -> tuple[int | None, ...]:
+    sizes = value if isinstance(value, list | tuple) else [value]
+    if not 1 <= len(sizes) <= _MOST_PAIRS or len(set(map(str, sizes))) != len(sizes):
+        raise _Refused
+    return tuple(None if size is None else _whole(size) for size in sizes)
+
+
+def _width(value: Any) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return _text(value)
+    channels = tuple(_whole(channel, 1, _MOST_CHANNELS) for channel in _list(value))
+    if len(channels) != 4:
+        raise _Refused
+    return channels
+
+
+_WHOLE = "a whole number, 1 or more"
+_NAMES = "the name of a task, a list of names, or None for the data set's own"
+PARAMETERS: dict[str, Parameter] = {
+    p.name: p
+    for p in (
+        Parameter("dataset", "data set", "the name of a data set", _text, needed=True),
+        Parameter("source", "tasks to transfer from", _NAMES, _optional(_names)),
+        Parameter("target", "tasks to transfer to, in their order", _NAMES, _optional(_names)),
+        Parameter(
+            "ball_class",
+            "source class whose images carry the shortcut; None: the last one",
+            "the name of a class, or None for the last one",
+            _optional(_class),
+        ),
+        Parameter(
+            "methods",
+            "rows of the table of methods; None: all",
+            f"None (all) or a list of names among {', '.join(METHODS)}",
+            _methods,
+            default=(),
+        ),
+        Parameter(
+            "seeds",
+            "one backbone and one transfer of each kind per seed",
+            f"a list of 1 to {_MOST_SEEDS:,} different whole numbers in [0, 2^63)",
+            _seeds,
+            needed=True,
+        ),
+        Parameter("epochs", "of a transfer; None: the data set's", _WHOLE, _optional(_whole)),
+        Parameter("source_epochs", "of a backbone; None: likewise", _WHOLE, _optional(_whole)),
+        Parameter(
+            "taus",
+            "values of tau: 0 is the source task, 1 the target",
+            "a list of numbers in [0, 1], rising to 1",
+            _taus,
+            needed=True,
+        ),
+        Parameter("batch_size", "examples per step", _WHOLE, _whole, needed=True),
+        Parameter("lr", "learning rate of SGD", "a number, positive", _number, needed=True),
+        Parameter("momentum", "of SGD", "a number, in [0, 1)", _number, needed=True),
+        Parameter(
+            "width",
+            "of the network; None: the data set's",
+            f"one of {', '.join(NETWORKS)}, or four whole numbers of channels, 1 to "
+            f"{_MOST_CHANNELS:,}",
+            _optional(_width),
+        ),
+        Parameter(
+            "n_train",
+            "target examples per class, of all for a regression; None: all",
+            "None (all), a whole number of images per class, or a list of them",
+            _sizes,
+            default=None,
+        ),
+        Parameter("points", "explained points", _WHOLE, _whole, default=100),
+        Parameter("iterations", "of a coupling", _WHOLE, _whole, default=4),
+        Parameter("block", "target examples per block; None: up to 25", _WHOLE, _optional(_whole)),
+        Parameter("blocks", "measured blocks; None: all", _WHOLE, _optional(_whole)),
+        Parameter("partitions", "checkpoints of a length", _WHOLE, _whole, default=5),
+        Parameter(
+            "device",
+            "where networks are trained",
+            'the name of a device, such as "cpu" or "cuda"',
+            _text,
+            needed=True,
+        ),
+        Parameter("out", "folder of the results", "the name of a folder", _text, needed=True),
+    )
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked parameters; the fields are the names that a notebook's parameters cell may use, and what they mean stands there.
+    """Checked parameters of a notebook; PARAMETERS says what they mean.
 
-    pairs: (source, target) names, from `source` and `target`, each a name, a list of names, or None for the data set's own pairs.
+    Args:
+        dataset: a name of DATASETS.
+        pairs: (source, target) names.
+        seeds: of the runs.
+        sgd: of a transfer.
+        source_sgd: of a backbone.
+        taus: the grid of tau.
+        width: of the network.
+        n_train: examples per class, one or more sizes; None is all.
+        device: of all trainings.
+        ball_class: source class that carries the shortcut; None for the last one.
+        points: explained points.
+        methods: rows of the table of methods.
+        coupled: how a coupling is iterated.
+        store: where runs are looked for and kept; None while the settings are being checked.
     """
 
     dataset: str
+    pairs: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]
     sgd: Sgd
-    source_sgd: Sgd | None
+    source_sgd: Sgd
     taus: tuple[float, ...]
     width: str | tuple[int, ...]
-    device: str
-    pairs: tuple[tuple[str, str], ...]
     n_train: tuple[int | None, ...]
+    device: str
     ball_class: str | None
     points: int
-    methods: tuple[str, ...] = ()
-    coupled: Coupled = Coupled()
+    methods: tuple[str, ...]
+    coupled: Coupled
     store: Store | None = None
 
     @property
     def title(self) -> str:
         """The data set's name as figures write it."""
-        return TITLES[self.dataset]
+        return DATASETS[self.dataset].title
 
-    def runs(self, *methods: str, ball: bool = False, **changes) -> list[Run]:
-        """One run for every pair, seed and method; with `ball`, the source's ball class carries it. changes: other fields of Run."""
+    @property
+    def shown_pair(self) -> tuple[str, str]:
+        """The pair that figures show."""
+        return _SHOWN if _SHOWN in self.pairs else self.pairs[0]
+
+    def shortcut(self, source: str) -> Shortcut:
+        """The ball on the source's class that carries it (the paper's last one, a kangaroo)."""
+        name = self.ball_class or class_names(self.dataset, source)[-1]
+        return Shortcut(classes=(name,))
+
+    def runs(self, *methods: str, biased: bool = False, **changes: Any) -> list[Run]:
+        """One run for every pair, method and seed.
+
+        Args:
+            methods: names of METHODS.
+            biased: whether the source carries the shortcut.
+            changes: other fields of `Run`.
+        """
+        training = {
+            "width": self.width,
+            "taus": self.taus,
+            "sgd": self.sgd,
+            "source_sgd": self.source_sgd,
+            "coupled": self.coupled,
+        }
         return [
-            Run(self.dataset, source, target, method, seed, source_ball=self.ball_of(source) if ball else None, **(self._training | changes))
+            Run(
+                self.dataset,
+                source,
+                target,
+                method,
+                seed,
+                source_shortcut=self.shortcut(source) if biased else None,
+                **(training | changes),
+            )
             for source, target in self.pairs
             for method in methods
             for seed in self.seeds
         ]
 
-    @property
-    def _training(self) -> dict:
-        return {"width": self.width, "taus": self.taus, "sgd": self.sgd, "source_sgd": self.source_sgd, "coupled": self.coupled}
-
-    def ball_of(self, source: str) -> str:
-        """The class of the source task that carries the ball: `ball_class`, or the last one (the paper's kangaroo)."""
-        return self.ball_class or load(self.dataset, source, self.seeds[0]).class_names[-1]
+    def run(self, runs: Sequence[Run], keep_diverged: bool = False) -> pd.DataFrame:
+        """Tidy rows of the runs; see `experiments.run`."""
+        if self.store is None:
+            raise ValueError("these settings have no store: take them from check(globals())")
+        return experiments.run(runs, self.store, self.device, keep_diverged=keep_diverged)
 
 
-_DEFAULT_VALUES = {
-    "source": None,
-    "target": None,
-    "n_train": None,
-    "ball_class": None,
-    "points": 100,
-    "width": None,
-    "epochs": None,
-    "source_epochs": None,
-    "methods": (),
-    "iterations": 4,
-    "block": None,
-    "blocks": None,
-    "partitions": 5,
-}
-_PARAMETERS = ("dataset", "seeds", "taus", "batch_size", "lr", "momentum", "device", "out", *_DEFAULT_VALUES)
-_OF_THE_KERNEL = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+def check(
+    namespace: Mapping[str, Any],
+    datasets: Sequence[str] = ("digits", "cifar100"),
+    *,
+    several_sizes: bool = False,
+) -> Settings:
+    """The settings of a notebook.
 
+    Everything is checked by the code that will use it, on the real data, so that what is accepted
+    here runs to the end.
 
-def check(namespace: Mapping, datasets: Sequence[str] = ("digits", "cifar100")) -> Settings:
-    """The settings of a notebook: pass `globals()` right after the parameters cell and the imports.
+    Args:
+        namespace: `globals()`, right after the parameters cell and the imports.
+        datasets: those that the notebook can run on.
+        several_sizes: whether `n_train` may list several sizes; None then stands for the data
+            set's.
 
-    datasets: those that the notebook can run on. Values are checked by the code that will use them, on the real data.
-    Raises ValueError, in one sentence that names the value and the rule, for a wrong value or a name that is not a parameter.
+    Raises:
+        ValueError: in one sentence that names the value and the rule, for a wrong value or a name
+            that is not a parameter.
     """
-    given = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
-    lacking = [name for name in _PARAMETERS if name not in given and name not in _DEFAULT_VALUES]
-    if lacking:
-        raise ValueError(f"the parameters cell must set {', '.join(lacking)}; it sets {', '.join(given) or 'nothing'}")
-    unknown = sorted(set(given) - set(_PARAMETERS))
-    if unknown:
-        raise ValueError(
-            f"{', '.join(unknown)} is not a parameter of this notebook; it has {', '.join(name for name in _PARAMETERS if name in given)}"
-        )
-    dataset = given["dataset"]
-    if dataset not in datasets:
-        raise ValueError(f"dataset must be one of {', '.join(datasets)} here; got {dataset!r}")
-    defaults, value = DEFAULTS[dataset], _DEFAULT_VALUES | given
-    epochs = defaults["epochs"] if value["epochs"] is None else value["epochs"]
-    source_epochs = defaults.get("source_epochs", epochs) if value["source_epochs"] is None else value["source_epochs"]
-    if type(value["points"]) is not int or value["points"] < 1:
-        raise ValueError(f"points must be a whole number, 1 or more; got {value['points']!r}")
+    try:
+        given = _given(namespace)
+        _check_known(given)
+        settings = _settings(given, datasets, several_sizes)
+        _try_out(settings, asked=set(given))
+        out = PARAMETERS["out"].value(given)
+        # last, so that a refused notebook leaves no folder behind
+        return replace(settings, store=Store(root() / out))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(cut(str(error))) from error
+
+
+def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: bool) -> Settings:
+    """Settings whose values are right one by one."""
+    value = {name: parameter.value(given) for name, parameter in PARAMETERS.items()}
+    name = value["dataset"]
+    if name not in datasets:
+        raise ValueError(f"dataset must be one of {', '.join(datasets)} here; got {shown(name)}")
+    dataset = DATASETS[name]
+    epochs = value["epochs"] or dataset.epochs
+    source_epochs = value["source_epochs"] or dataset.source_epochs or epochs
     sgd = Sgd(value["lr"], epochs, value["batch_size"], value["momentum"])
-    settings = Settings(
-        dataset=dataset,
-        seeds=_seeds(value["seeds"]),
-        sgd=replace(sgd, cosine=dataset == "synthetic"),
-        source_sgd=replace(SYNTHETIC_SOURCE if dataset == "synthetic" else sgd, epochs=source_epochs),
-        taus=_taus(value["taus"]),
-        width=defaults["width"] if value["width"] is None else _width(value["width"], dataset),
+    return Settings(
+        dataset=name,
+        pairs=_pairs(name, value["source"], value["target"]),
+        seeds=value["seeds"],
+        sgd=replace(sgd, **dataset.sgd),
+        source_sgd=replace(sgd, **(dict(dataset.source_sgd) | {"epochs": source_epochs})),
+        taus=value["taus"],
+        width=_width_of(dataset, value["width"]),
+        n_train=_sizes_of(dataset, given.get("n_train"), value["n_train"], several_sizes),
         device=value["device"],
-        pairs=_pairs(dataset, value["source"], value["target"]),
-        n_train=_sizes(value["n_train"], defaults["n_train"]),
         ball_class=value["ball_class"],
         points=value["points"],
-        methods=_methods(value["methods"]),
+        methods=value["methods"],
         coupled=Coupled(value["iterations"], value["block"], value["blocks"], value["partitions"]),
     )
-    _try_out(settings)
-    if {"partitions", "iterations"} & set(given) or "ct-iterated" in settings.methods:
-        check_partitions(value["partitions"], epochs)
-    if type(value["out"]) is not str or not value["out"]:
-        raise ValueError(f"out must be the name of a folder; got {value['out']!r}")
-    return replace(settings, store=Store(ROOT / value["out"]))  # last: a refused notebook leaves no folder behind
+
+
+def _pairs(
+    dataset: str, source: list[str] | None, target: list[str] | None
+) -> tuple[tuple[str, str], ...]:
+    if source is None and target is None:
+        return DATASETS[dataset].pairs
+    if source is None or target is None or len(source) != len(target):
+        raise ValueError(
+            "source and target must be two names, two lists of one length, or both None; "
+            f"got {shown(source)} and {shown(target)}"
+        )
+    for name in (*source, *target):
+        check_task(dataset, name)
+    pairs = tuple(zip(source, target, strict=True))
+    for a, b in pairs:
+        if a == b:
+            raise ValueError(f"source and target must differ; both are {a!r}")
+    if len(set(pairs)) != len(pairs):
+        raise ValueError(f"every pair of source and target must come once; got {shown(pairs)}")
+    return pairs
+
+
+def _width_of(dataset: DataSet, width: str | tuple[int, ...] | None) -> str | tuple[int, ...]:
+    if width is None:
+        return dataset.width
+    images = NETWORKS[dataset.width].images
+    known = [name for name, network in NETWORKS.items() if network.images == images]
+    if width not in known and (isinstance(width, str) or not images):
+        four = ", or four whole numbers of channels" if images else ""
+        raise ValueError(
+            f"width must be one of {', '.join(known)}{four} for {dataset.title}; got {shown(width)}"
+        )
+    return width
+
+
+def _sizes_of(
+    dataset: DataSet, given: Any, sizes: tuple[int | None, ...], several: bool
+) -> tuple[int | None, ...]:
+    if given is None:
+        return dataset.n_train if several else (None,)
+    if len(sizes) > 1 and not several:
+        raise ValueError(
+            "n_train must be one number of examples, or None (all), in this notebook; "
+            f"got {shown(given)}"
+        )
+    return sizes
+
+
+def _given(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a namespace sets.
+
+    In a live kernel every name of the notebook is there from the second run on. The kernel's
+    history says which of them stand in the parameters cell.
+    """
+    cells = namespace.get("In")
+    if isinstance(cells, list) and "get_ipython" in namespace:
+        names = _assigned_in_parameters_cells(cells)
+        if names:
+            return {name: namespace[name] for name in names if name in namespace}
+    return {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+
+
+def _assigned_in_parameters_cells(cells: Sequence[str]) -> list[str]:
+    """Names that the latest parameters cell sets, and those that papermill injects after it."""
+    names: dict[str, None] = {}
+    for cell in cells:
+        assigned = _assigned_literals(cell)
+        if {"dataset", "seeds", "out"} <= set(assigned):
+            names = dict.fromkeys(assigned)
+        elif cell.lstrip().startswith("# Parameters"):  # what papermill injects
+            names |= dict.fromkeys(assigned)
+    return list(names)
+
+
+def _assigned_literals(cell: str) -> list[str]:
+    """Names that a cell of nothing but `name = literal` sets; none for another cell."""
+    try:
+        statements = ast.parse(cell).body
+    except (SyntaxError, ValueError):
+        return []
+    names = []
+    for statement in statements:
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            return []
+        (target,) = statement.targets
+        calls = any(isinstance(node, ast.Call) for node in ast.walk(statement.value))
+        if not isinstance(target, ast.Name) or calls:
+            return []
+        names.append(target.id)
+    return names
 
 
 def _is_parameter(name: str, value: object) -> bool:
-    imported = isinstance(value, types.ModuleType | types.FunctionType | type | types.BuiltinFunctionType) or callable(value)
-    return not (name.startswith("_") or name in _OF_THE_KERNEL or imported)
+    of_python = (ModuleType, FunctionType, BuiltinFunctionType, type)
+    return not (name.startswith("_") or isinstance(value, of_python) or callable(value))
 
 
-def _try_out(settings: Settings) -> None:
-    """Meet every rule that training would meet, before training."""
+def _check_known(given: Mapping[str, Any]) -> None:
+    lacking = [name for name, p in PARAMETERS.items() if p.needed and name not in given]
+    if lacking:
+        has = ", ".join(given) or "nothing"
+        raise ValueError(f"the parameters cell must set {', '.join(lacking)}; it sets {has}")
+    unknown = sorted(set(given) - set(PARAMETERS))
+    if unknown:
+        has = ", ".join(name for name in PARAMETERS if name in given)
+        raise ValueError(f"{', '.join(unknown)} is not a parameter of this notebook; it has {has}")
+
+
+def _try_out(settings: Settings, asked: set[str]) -> None:
+    """Validate the settings on the real data: raise here what training would raise later."""
     check_device(settings.device)
     check_taus(settings.taus, settings.sgd.epochs)
+    if "partitions" in asked or "iterations" in asked or "ct-iterated" in settings.methods:
+        check_partitions(settings.coupled.partitions, settings.sgd.epochs)
     for source, target in settings.pairs:
-        for n_train in settings.n_train:
-            task = load(settings.dataset, target, settings.seeds[0], n_train)
-            if settings.sgd.batch_size > len(task.y_train):
-                have = f"{len(task.y_train)} training examples of {target!r} at n_train = {n_train}"
-                raise ValueError(f"batch_size must be at most the {have}; got {settings.sgd.batch_size}")
-            settings.coupled.sizes(len(task.y_train))
+        task = load(settings.dataset, source, settings.seeds[0])
+        net = build(task, settings.width, seed=0)
+        Replica(net, Path(task), CONSTANT, 0, settings.source_sgd)
+        most = min(len(task.y_val), len(load(settings.dataset, target, settings.seeds[0]).y_val))
+        if settings.points > most:
+            raise ValueError(
+                f"points must be at most the {most:,} validation examples; got {settings.points}"
+            )
         if settings.ball_class is not None:
-            load(settings.dataset, source, settings.seeds[0]).class_index(settings.ball_class)
-    build(task, settings.width, seed=0)
+            task.class_index(settings.ball_class)
+    _try_sizes(settings)
 
 
-def _pairs(dataset: str, source, target) -> tuple[tuple[str, str], ...]:
-    if source is None and target is None:
-        return DEFAULTS[dataset]["pairs"]
-    sources, targets = ([name] if isinstance(name, str) else name for name in (source, target))
-    if not isinstance(sources, list | tuple) or not isinstance(targets, list | tuple) or len(sources) != len(targets) or not sources:
-        raise ValueError(f"source and target must be two names, two lists of one length, or both None; got {source!r} and {target!r}")
-    for name in (*sources, *targets):
-        if name not in NAMES[dataset]:
-            raise ValueError(f"{dataset} has no task {name!r}; it has {', '.join(NAMES[dataset])}")
-    for a, b in zip(sources, targets, strict=True):
-        if a == b:
-            raise ValueError(f"source and target must differ; both are {a!r}")
-    return tuple(zip(sources, targets, strict=True))
-
-
-def _methods(names) -> tuple[str, ...]:
-    if names is None:
-        return tuple(METHODS)
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name in METHODS for name in names):
-        raise ValueError(f"methods must be None (all) or a list of names among {', '.join(METHODS)}; got {names!r}")
-    return tuple(names)
-
-
-def _seeds(seeds) -> tuple[int, ...]:
-    if not isinstance(seeds, list | tuple) or not seeds or not all(type(s) is int and 0 <= s < 2**63 for s in seeds) or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds must be a list of different whole numbers in [0, 2^63); got {seeds!r}")
-    return tuple(seeds)
-
-
-def _taus(values) -> tuple[float, ...]:
-    if not isinstance(values, list | tuple) or not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
-        raise ValueError(f"taus must be a list of numbers in [0, 1], rising to 1; got {values!r}")
-    return tuple(float(v) for v in values)
-
-
-def _width(width, dataset: str) -> str | tuple[int, ...]:
-    known = MLP_WIDTHS if dataset == "synthetic" else CONVNET_WIDTHS
-    stages = dataset != "synthetic" and isinstance(width, list | tuple) and len(width) == 4 and all(type(w) is int and w > 0 for w in width)
-    if not stages and not (isinstance(width, str) and width in known):
-        four = "" if dataset == "synthetic" else ", or four positive numbers of channels"
-        raise ValueError(f"width must be one of {', '.join(known)}{four} for {dataset}; got {width!r}")
-    return tuple(width) if stages else width
-
-
-def _sizes(n_train, default) -> tuple[int | None, ...]:
-    sizes = default if n_train is None else tuple(n_train) if isinstance(n_train, list | tuple) else (n_train,)
-    if not sizes or not all(n is None or (type(n) is int and n >= 1) for n in sizes):
-        raise ValueError(f"n_train must be None (all), images a class, or a list of them; got {n_train!r}")
-    return sizes
+def _try_sizes(settings: Settings) -> None:
+    """Validate every number of target examples, and every method at it."""
+    for _, target in settings.pairs:
+        for size in settings.n_train:
+            # a split drawn by the seed may have another smallest class
+            for seed in settings.seeds if size is not None else settings.seeds[:1]:
+                task = load(settings.dataset, target, seed, size)
+            if settings.sgd.batch_size > len(task.y_train):
+                have = f"{len(task.y_train)} training examples of {target!r} at n_train = {size}"
+                raise ValueError(
+                    f"batch_size must be at most the {have}; got {settings.sgd.batch_size}"
+                )
+            settings.coupled.block_of(len(task.y_train))
+    first = replace(settings, seeds=settings.seeds[:1])
+    images = bool(class_names(settings.dataset, settings.pairs[0][0]))
+    chosen = dict.fromkeys(["scratch", "ft", "ut", *settings.methods])
+    for size in settings.n_train:
+        experiments.check(first.runs(*chosen, biased=images, n_train=size))

@@ -71,7 +71,7 @@ class Store:
         ValueError: if the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path, url: str | None = None):
+    def __init__(self, folder: str | Path, url: str | None = None) -> None:
         self.folder = Path(folder)
         try:
             (self.folder / "weights").mkdir(parents=True, exist_ok=True)
@@ -135,13 +135,14 @@ class Store:
         """Key of every run in the store -> its record."""
         with self.engine.connect() as connection:
             found = connection.execute(select(_RUNS.c.run, _RUNS.c.spec)).all()
-        return {run: spec for run, spec in found}
+        return {row.run: row.spec for row in found}
 
     def values(self, keys: Iterable[str]) -> pd.DataFrame:
         """Tidy rows of the runs among `keys` that are in the store.
 
         Returns:
-            Columns run, status, metric, epoch (-1: after training), value and those of the provenance.
+            Columns run, status, metric, epoch (-1: after training), value and those of the
+            provenance.
         """
         wanted = list(dict.fromkeys(keys))
         query = select(_RUNS.c.run, _RUNS.c.status, _RUNS.c.provenance)
@@ -194,7 +195,7 @@ class Store:
             temporary.unlink(missing_ok=True)
 
     def has_weights(self, key: str) -> bool:
-        """Whether there is a file of the run's weights; `load_weights` looks whether it is whole."""
+        """Whether there is a file of weights; `load_weights` tells whether it is whole."""
         return self._weights(key).exists()
 
     def load_weights(self, key: str, net: torch.nn.Module) -> bool:

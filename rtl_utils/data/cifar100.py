@@ -14,8 +14,8 @@ import torch
 from rtl_utils.data.task import Task
 from rtl_utils.folders import data_folders, root
 
-# The twenty superclasses (Krizhevsky 2009, table 1), fine classes in alphabetical order. The five of
-# the paper carry the paper's names.
+# The twenty superclasses (Krizhevsky 2009, table 1), fine classes in alphabetical order. The five
+# of the paper carry the paper's names.
 SUPERCLASSES = {
     "aquatic-mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
     "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
@@ -45,8 +45,8 @@ _STALLED = 60.0  # seconds without a byte after which a download server counts a
 def cifar100(name: str) -> Task:
     """One superclass: 2,500 training and 500 validation images of 5 classes, 32 x 32 RGB.
 
-    The data are looked for as `cifar100.npz` in the folder that RTL_DATA names, then in `data/`; else
-    torchvision downloads them and checks their checksum.
+    The data are looked for as `cifar100.npz` in the folder that RTL_DATA names, then in `data/`;
+    else torchvision downloads them and checks their checksum.
 
     Raises:
         FileNotFoundError: if all three fail.
@@ -78,8 +78,8 @@ def cifar100_arrays() -> dict[str, np.ndarray]:
     """The five arrays of `cifar100.npz`.
 
     Returns:
-        train_images and test_images, (n, 32, 32, 3) uint8; train_labels and test_labels, (n,) uint8;
-        class_names, (100,) text.
+        train_images and test_images, (n, 32, 32, 3) uint8; train_labels and test_labels, (n,)
+        uint8; class_names, (100,) text.
 
     Raises:
         FileNotFoundError: if they are nowhere and the download fails.
@@ -114,7 +114,7 @@ def pack(path: Path) -> Path:
     temporary = path.with_suffix(".partial.npz")
     try:
         with temporary.open("wb") as handle:
-            np.savez_compressed(handle, **arrays)
+            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
         return temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -124,9 +124,9 @@ def pack(path: Path) -> Path:
 def declare_missing_operators() -> "torch.library.Library | None":
     """Make `import torchvision` work beside a CPU build of torch; call it before the import.
 
-    The wheel on PyPI is built for CUDA; beside a CPU torch its compiled operators do not load, and its
-    import stops with `operator torchvision::nms does not exist`. Data sets and transforms need none of
-    them, so declaring the names is enough.
+    The wheel on PyPI is built for CUDA; beside a CPU torch its compiled operators do not load, and
+    its import stops with `operator torchvision::nms does not exist`. Data sets and transforms need
+    none of them, so declaring the names is enough.
 
     Returns:
         The library that declares them, cached since its declarations vanish with it; None where

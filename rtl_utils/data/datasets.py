@@ -47,7 +47,7 @@ class DataSet:
 DATASETS: dict[str, DataSet] = {
     "synthetic": DataSet(
         title="synthetic task",
-        tasks={name: () for name in SIZES},
+        tasks=dict.fromkeys(SIZES, ()),
         load=standardised,
         pairs=(("source", "target"),),
         epochs=40,

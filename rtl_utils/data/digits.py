@@ -12,8 +12,8 @@ CLASSES = {"digits-0-4": (0, 1, 2, 3, 4), "digits-5-9": (5, 6, 7, 8, 9)}
 def digits(name: str, seed: int) -> Task:
     """Scikit-learn's 1,797 real 8 x 8 digits, each at a random place of a 16 x 16 image.
 
-    Behind the digit lie six 4 x 4 fragments of other digits; pixel noise of 0.1 of the range; 70 / 30
-    split. The digits are grey and the images RGB, so that a shortcut can have a colour.
+    Behind the digit lie six 4 x 4 fragments of other digits; pixel noise of 0.1 of the range; 70 /
+    30 split. The digits are grey and the images RGB, so that a shortcut can have a colour.
 
     Args:
         name: "digits-0-4" or "digits-5-9".

@@ -52,7 +52,8 @@ class Shortcut:
     def __post_init__(self) -> None:
         if self.patch not in PATCHES:
             raise ValueError(f"patch must be one of {', '.join(PATCHES)}; got {self.patch!r}")
-        if self.classes is not None and (isinstance(self.classes, str) or not self.classes):
+        named = self.classes is None or (type(self.classes) is tuple and len(self.classes) > 0)
+        if not named:
             raise ValueError(f"classes must be names in a tuple, or None; got {self.classes!r}")
         for name in ("probability", "size"):
             if not 0 < getattr(self, name) <= 1:
@@ -95,12 +96,13 @@ def plant(
         )
     names = task.class_names if shortcut.classes is None else shortcut.classes
     labels = [task.class_index(name) for name in names]
-    planted = {}
+    planted = {"train": task.x_train, "val": task.x_val}
     for split in splits:
-        images, y = getattr(task, f"x_{split}"), getattr(task, f"y_{split}")
+        images, y = planted[split], getattr(task, f"y_{split}")
         rows = _chosen(y, labels, shortcut.probability, seed, split)
-        planted[f"x_{split}"] = blend_patch(images, rows, places(shortcut, images, seed, split), shortcut)
-    return replace(task, **planted)
+        corners = places(shortcut, images, seed, split)
+        planted[split] = blend_patch(images, rows, corners, shortcut)
+    return replace(task, x_train=planted["train"], x_val=planted["val"])
 
 
 def places(shortcut: Shortcut, images: Tensor, seed: int, split: str) -> Tensor:

@@ -12,9 +12,7 @@ SIZES = {"source": (8_000, 2_000), "target": (2_000, 8_000)}  # training and val
 SPURIOUS = 20  # features 0 to 19 belong to the source alone
 
 
-def synthetic(
-    name: str, seed: int, n_train: int | None = None, max_variance: float = 10.0
-) -> Task:
+def synthetic(name: str, seed: int, n_train: int | None = None, max_variance: float = 10.0) -> Task:
     """The paper's regression task in raw units.
 
     x_i ~ N(mu_i, v_i),  mu_i ~ U(-10, 10),  v_i ~ U(0, max_variance);
@@ -80,17 +78,16 @@ def target_views(seed: int) -> dict[str, Task]:
     return {name: standardise(view, by=permuted) for name, view in views.items()}
 
 
-def permute_features(
-    task: Task, seed: int, by: str = "columns", features: int = SPURIOUS
-) -> Task:
+def permute_features(task: Task, seed: int, by: str = "columns", features: int = SPURIOUS) -> Task:
     """The task with its first features permuted, in raw units.
 
     Args:
         task: a table.
         seed: draws the permutation.
         by: "columns" moves each feature to another's place by one fixed permutation without fixed
-            points: means differ, so the inputs shift. "rows" shuffles each column over the examples:
-            independent features keep their distribution, so nothing changes, which makes it a control.
+            points: means differ, so the inputs shift. "rows" shuffles each column over the
+            examples: independent features keep their distribution, so nothing changes, which makes
+            it a control.
         features: how many of the first features are permuted.
 
     Raises:

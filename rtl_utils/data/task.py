@@ -143,7 +143,7 @@ def disjoint(source: Task, target: Task) -> tuple[Task, Task]:
 
 
 def standardise(task: Task, by: Task) -> Task:
-    """Features and responses in units of `by`'s training split: (value - mean) / standard deviation.
+    """Features and responses in units of `by`'s training split: (value - mean) / sd.
 
     Args:
         task: a table.
@@ -182,7 +182,7 @@ def _check_labels(y: Tensor, class_names: tuple[str, ...], name: str) -> None:
             f"{name} must be (n,) whole-number labels 0 to {k - 1}; "
             f"got {y.dtype} of shape {tuple(y.shape)}"
         )
-    if y.device.type == "cpu" and not (0 <= int(y.min()) and int(y.max()) < k):
+    if y.device.type == "cpu" and (int(y.min()) < 0 or int(y.max()) >= k):
         raise ValueError(
             f"{name} must hold labels 0 to {k - 1}, one per class name; "
             f"got labels {int(y.min())} to {int(y.max())}"

@@ -25,6 +25,9 @@ class Program:
     leaves: list[Tensor]
     _gradients: list[Tensor]
 
+    def __init__(self, nets: Sequence[Net]) -> None:
+        raise NotImplementedError
+
     def __call__(self, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         """(r, n, ...) inputs to (r, n, k) outputs; masks: (r, n, ...) each."""
         raise NotImplementedError
@@ -57,7 +60,7 @@ class Program:
 class Single(Program):
     """One network (r = 1). An update of `weights` is an update of the network itself."""
 
-    def __init__(self, nets: Sequence[Net]):
+    def __init__(self, nets: Sequence[Net]) -> None:
         (self.net,) = nets
         self.called = self.net
         self.leaves = [p for p in self.net.parameters() if p.requires_grad]
@@ -69,7 +72,7 @@ class Single(Program):
         return outputs[None]
 
     def train(self, mode: bool) -> None:
-        """Training or evaluation mode; an evaluation runs a folded copy of the weights as they are."""
+        """Training or evaluation mode; an evaluation runs a folded copy of the network."""
         self.net.train(mode)
         self.called = self.net if mode else folded(self.net)
 
@@ -90,7 +93,7 @@ class Single(Program):
 class Stacked(Program):
     """r networks, all of whose parameters are trained: one call of `vmap` over stacked weights."""
 
-    def __init__(self, nets: Sequence[Net]):
+    def __init__(self, nets: Sequence[Net]) -> None:
         self.nets = nets
         for net in nets:
             net.train()  # stacking asks for one mode

@@ -20,7 +20,7 @@ _IDLE = 300  # seconds after which a process without a job ends
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use; LOKY_MAX_CPU_COUNT and the container limit them."""
+    """Processor cores that this process may use, as the container and LOKY_MAX_CPU_COUNT say."""
     return int(cpu_count())
 
 
@@ -31,7 +31,7 @@ def spread(
     sizes: Sequence[int],
     label: str,
 ) -> None:
-    """Call `call(*job)` for every job in a process of one thread, as many at a time as there are cores.
+    """Call `call(*job)` for every job in a process of one thread, one process per core.
 
     Args:
         call: a function that can be pickled.
@@ -78,7 +78,7 @@ def _prepare(parent: int) -> None:
 
 
 def _end_with(parent: int, every: float = 1.0) -> None:
-    """End this process when its parent is gone: loky's processes outlive a parent that is killed."""
+    """End this process when its parent is gone: loky's outlive a parent that is killed."""
     while os.getppid() == parent:
         time.sleep(every)
     os._exit(1)

@@ -12,15 +12,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rtl_utils.data import Task, as_float, soft_labels
-from rtl_utils.paths import Path
+from rtl_utils.messages import shown
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._workers import spread, usable_cores
 from rtl_utils.training.records import Callback, Epoch, History, Replica, TrainingDiverged
 from rtl_utils.training.sgd import Momentum
 
-VERSION = 1  # raised when a training's numbers change, so that stored runs are not taken for new ones
-VALIDATION = 1_000  # examples measured after each epoch, at most: it must cost little beside training
+VERSION = (
+    1  # raised when a training's numbers change, so that stored runs are not taken for new ones
+)
+VALIDATION = (
+    1_000  # examples measured after each epoch, at most: it must cost little beside training
+)
 
 OnEpoch = Callable[[list[Replica], list[History]], bool | None]
 OnDone = Callable[[int, History], None]
@@ -95,7 +99,7 @@ def check_device(device: str) -> None:
         there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
     if device not in there:
         raise ValueError(
-            f"device {device!r} is not there; this machine has {', '.join(there)}"
+            f"device {shown(device)} is not there; this machine has {', '.join(there)}"
         )
 
 
@@ -103,7 +107,8 @@ def check_device(device: str) -> None:
 def one_thread() -> Iterator[None]:
     """One processor thread inside.
 
-    The bits of a training depend on the number of threads, so alone and among others it must be one.
+    The bits of a training depend on the number of threads, so alone and among others it must be
+    one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -128,10 +133,10 @@ def example_loss(output: Tensor, y: Tensor) -> Tensor:
 def _jobs(replicas: Sequence[Replica], parts: int) -> list[_Job]:
     """Which replicas train together, as which program.
 
-    The only place where this choice is made; measured in docs/performance.md. On a CPU stacked matrix
-    products are faster than single ones and stacked convolutions slower. So networks without
-    convolutions that share a shape and a size of data are stacked, in as many parts as there are
-    cores, and every CNN is a job of its own.
+    The only place where this choice is made; measured in docs/performance.md. On a CPU stacked
+    matrix products are faster than single ones and stacked convolutions slower. So networks
+    without convolutions that share a shape and a size of data are stacked, in as many parts as
+    there are cores, and every CNN is a job of its own.
     """
     jobs = []
     stacks: dict[tuple[object, ...], list[int]] = {}
@@ -214,7 +219,7 @@ def _train(
 class _Training:
     """The loop's state: a group of replicas as one program, and their histories."""
 
-    def __init__(self, group: Sequence[Replica], program: type[Program], device: str):
+    def __init__(self, group: Sequence[Replica], program: type[Program], device: str) -> None:
         for replica in group:
             replica.net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.group = group
@@ -254,7 +259,7 @@ class _Training:
         self._call_back(taus, epoch + 1)
 
     def _steps(self, taus: Sequence[float], epoch: int) -> tuple[Tensor, Tensor]:
-        """The epoch's steps. Returns each step's share of the mean loss, (t, r), and the accuracy, (r,).
+        """The epoch's steps: (t, r) shares of the mean loss, and (r,) accuracies.
 
         The caller reads them, so that no step waits for the device.
         """
@@ -274,7 +279,7 @@ class _Training:
     def _batches(
         self, taus: Sequence[float], epoch: int
     ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-        """Mini-batches of one epoch: (r, n, ...) inputs, (r, n, k) soft labels and dropout masks."""
+        """Mini-batches of an epoch: (r, n, ...) inputs, (r, n, k) soft labels, dropout masks."""
         dtype = self.program.weights.dtype
         replicas = zip(self.paths, taus, self.group, strict=True)
         draws = [path.draw(tau, replica.seed, epoch) for path, tau, replica in replicas]
@@ -297,11 +302,13 @@ class _Training:
         val_loss, val_accuracy = self._validate(self.targets)
         lengths = self.optimiser.length
         columns = torch.stack([losses.sum(0), right, val_loss, val_accuracy, lengths], 1).tolist()
-        source_losses = self._val_losses(self.sources) if self.adaptive else [None] * len(taus)
-        measured = [
-            Epoch(tau, *values, source_loss)
-            for tau, values, source_loss in zip(taus, columns, source_losses, strict=True)
-        ]
+        measured = [Epoch(tau, *values) for tau, values in zip(taus, columns, strict=True)]
+        if self.adaptive:
+            losses_there = self._val_losses(self.sources)
+            measured = [
+                epoch._replace(source_loss=loss)
+                for epoch, loss in zip(measured, losses_there, strict=True)
+            ]
         if self.targets[0].is_regression:
             nothing = {"train_accuracy": math.nan, "val_accuracy": math.nan}
             return [epoch._replace(**nothing) for epoch in measured]
@@ -316,8 +323,8 @@ class _Training:
         step = f"step {int(bad[0])}" if len(bad) else "its last step"
         replica = self.group[r]
         return (
-            f"the loss is not finite at epoch {epoch}, {step}, tau = {measured.tau:g}, learning rate "
-            f"{replica.sgd.lr:g}, seed {replica.seed}; lower the learning rate"
+            f"the loss is not finite at epoch {epoch}, {step}, tau = {measured.tau:g}, "
+            f"learning rate {replica.sgd.lr:g}, seed {replica.seed}; lower the learning rate"
         )
 
     def _call_back(self, taus: Sequence[float], done: int) -> None:
@@ -331,7 +338,7 @@ class _Training:
 
     @torch.no_grad()
     def _validate(self, tasks: Sequence[Task], size: int = 125) -> tuple[Tensor, Tensor]:
-        """(r,) mean losses and accuracies on the tasks' validation data, `size` examples at a time."""
+        """(r,) mean losses and accuracies on the validation data, `size` examples at a time."""
         self.program.train(False)
         dtype, device = self.program.weights.dtype, self.program.weights.device
         loss = torch.zeros(len(tasks), dtype=dtype, device=device)
@@ -358,8 +365,9 @@ def _masks(noise: Sequence, rate: float, shape: tuple[int, ...], like: Tensor) -
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """(r, n, c, h, w) in the memory format in which convolutions are fast; other shapes contiguous."""
+    """(r, n, c, h, w) in the memory format in which convolutions are fast."""
     if x.ndim != 5:
         return x.contiguous()
     fast = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    return fast.unflatten(0, x.shape[:2])
+    unflattened: Tensor = fast.unflatten(0, x.shape[:2])
+    return unflattened

@@ -43,8 +43,8 @@ class Replica:
         callback: called after each epoch.
 
     Raises:
-        ValueError: for a mini-batch larger than the data or of one example where BatchNorm needs two,
-            or a tau below 1 on a path without a source.
+        ValueError: for a mini-batch larger than the data or of one example where BatchNorm needs
+            two, or a tau below 1 on a path without a source.
     """
 
     net: Net
@@ -139,6 +139,6 @@ class History:
 class TrainingDiverged(ArithmeticError):
     """The loss became infinite or NaN; `history` keeps the epochs before."""
 
-    def __init__(self, history: History):
+    def __init__(self, history: History) -> None:
         super().__init__(history.diverged)
         self.history = history

@@ -1,11 +1,12 @@
 """Stochastic gradient descent: its settings, and its step on the flat weights of a program."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from rtl_utils.messages import shown
 from rtl_utils.training._programs import Program
 
 MOST_EPOCHS = 1_000_000
@@ -24,8 +25,8 @@ class Sgd:
         batch_size: examples per step.
         momentum: in [0, 1).
         weight_decay: of all trainable weights.
-        l1: lasso penalty l1 sum |w| over the first layer's weights, which asks each unit to read few
-            inputs (notebook 01 needs it).
+        l1: lasso penalty l1 sum |w| over the first layer's weights, which asks each unit to read
+            few inputs (notebook 01 needs it).
         l2_sp: penalty l2_sp / 2 |w - w_0|^2, a pull towards the weights that training starts from
             (Li et al. 2018, equation 2).
         cosine: lr_t falls from lr to 0 along half a cosine; else it stays.
@@ -51,7 +52,7 @@ class Sgd:
             if type(value) is not int or not 1 <= value <= MOST_EPOCHS:
                 raise ValueError(
                     f"{name} must be a whole number between 1 and {MOST_EPOCHS:,}; "
-                    f"got {_short(value)}"
+                    f"got {shown(value)}"
                 )
         _check_number("lr", self.lr, "positive", lambda lr: 0 < lr <= _LARGEST)
         _check_number("momentum", self.momentum, "in [0, 1)", lambda momentum: 0 <= momentum < 1)
@@ -75,7 +76,7 @@ class Momentum:
     length: (r,) of the path that the weights have taken.
     """
 
-    def __init__(self, program: Program, sgds: Sequence[Sgd], steps: int):
+    def __init__(self, program: Program, sgds: Sequence[Sgd], steps: int) -> None:
         weights = program.weights
         self.program = program
         self.sgd = sgds[0]
@@ -106,15 +107,6 @@ class Momentum:
         self.steps_done += 1
 
 
-def _check_number(name: str, value: object, rule: str, holds) -> None:  # type: ignore[no-untyped-def]
+def _check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
     if type(value) not in (int, float) or not holds(value):
-        raise ValueError(f"{name} must be a number, {rule}; got {_short(value)}")
-
-
-def _short(value: object) -> str:
-    """The value as a message shows it, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to write out a whole number of thousands of digits
-        text = f"a number of {value.bit_length() if isinstance(value, int) else '?'} bits"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise ValueError(f"{name} must be a number, {rule}; got {shown(value)}")

@@ -1,0 +1,22 @@
+"""How error messages write the values that a user gave."""
+
+_LONGEST_VALUE = 60
+_LONGEST_MESSAGE = 1_000
+
+
+def shown(value: object) -> str:
+    """The value as a message shows it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out a whole number of thousands of digits
+        text = "a number of thousands of digits"
+    return cut(text, _LONGEST_VALUE)
+
+
+def cut(text: str, longest: int = _LONGEST_MESSAGE) -> str:
+    """The text with its middle left out where it is longer than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 5) * 2 // 3
+    tail = longest - 5 - head
+    return f"{text[:head]} ... {text[len(text) - tail :]}"
