@@ -76,7 +76,7 @@ class PairLength:
                     "information lengths are of class probabilities; "
                     f"task {path.target.name!r} is a regression"
                 )
-            self.total = torch.zeros(len(self.target))
+            self.total = torch.zeros(len(self.target), dtype=net.head.weight.dtype)
             self._before, self._log_p = folded(net), None
         elif done - 1 in (0, *ends):  # the epoch just done is the first of its partition
             self._log_p, self._tau = self._log_p if tau == self._tau else None, tau
@@ -112,24 +112,27 @@ class PairLength:
         logs = []
         parts = (len(self.target) + _AT_ONCE - 1) // _AT_ONCE  # rounded up
         for rows in np.array_split(np.arange(len(self.target)), parts):
-            x = self._inputs(path, rows, weight)
+            x = self._inputs(path, rows, weight, after.head.weight.dtype)
             # in float64: in float32 the rounding of the logarithms alone would be a length of 1e-4
             if self._log_p is None:
                 log_p = predict(self._before, x).double().log_softmax(-1)
             else:
                 log_p = self._log_p[rows]
             logs.append(predict(after, x).double().log_softmax(-1))
-            self._measured[rows] += divergence(log_p, logs[-1]).sqrt().float().cpu()
+            moved = divergence(log_p, logs[-1]).sqrt()
+            self._measured[rows] += moved.to("cpu", self._measured.dtype)
         return torch.cat(logs)
 
-    def _inputs(self, path: Path, rows: np.ndarray, weight: np.ndarray | None) -> Tensor:
+    def _inputs(
+        self, path: Path, rows: np.ndarray, weight: np.ndarray | None, dtype: torch.dtype
+    ) -> Tensor:
         """(n, ...) blends of the pairs in these rows."""
-        x = as_float(path.target.x_train[self.target[rows]])
+        x = as_float(path.target.x_train[self.target[rows]], dtype)
         if weight is None or self.source is None or path.source is None:
             return x
-        w = torch.as_tensor(weight[rows], dtype=x.dtype, device=x.device)
+        w = torch.as_tensor(weight[rows], dtype=dtype, device=x.device)
         w = w.reshape(-1, *[1] * (x.ndim - 1))
-        return (1 - w) * as_float(path.source.x_train[self.source[rows]]) + w * x
+        return (1 - w) * as_float(path.source.x_train[self.source[rows]], dtype) + w * x
 
 
 @dataclass
