@@ -1,36 +1,53 @@
-# Two commands: `make run` executes the course, `make test` tests it. Both set up `.venv` first, once.
+# `make run` executes the course, `make test` tests it. Every target sets up `.venv` first, once.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+RTL := $(BIN)/python -m rtl_utils.cli
 
-# kernels run in notebooks/, where a relative folder would name another
-ifdef RTL_DATA
-export RTL_DATA := $(abspath $(RTL_DATA))
-endif
+# for the programs that run in another folder, where a relative name would mean another place
+DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"
 
-.PHONY: run test lab lint bench refresh clean
+.PHONY: run check test lab lint bench results refresh clean here
 
-run: $(READY)            ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
-	$(BIN)/rtl run $(if $(DATASET),--dataset $(DATASET)) $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
+run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
+	$(RTL) run $(if $(DATASET),--dataset '$(DATASET)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
-test: $(READY)           ## lint, then every test
+check: here              ## lint, types, and the tests that need no kernel: under a minute on idle cores
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest
+	$(BIN)/ruff format --check
+	$(BIN)/python -m mypy
+	$(DATA) $(BIN)/python -m pytest -q -m "not kernel and not slow"
 
-lab: $(READY)            ## JupyterLab in the notebooks' folder
-	$(BIN)/jupyter lab --notebook-dir=notebooks
-
-lint: $(READY)
+test: here               ## lint, types, and every test
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m mypy
+	$(DATA) $(BIN)/python -m pytest
 
-bench: $(READY)          ## measure every speed claim, ROWS="lime memory" for some; docs/performance.md, a quarter of an hour on idle cores
-	$(BIN)/python benchmarks/bench.py $(ROWS)
+lab: here                ## JupyterLab in the notebooks' folder
+	$(DATA) $(BIN)/python -m jupyterlab --notebook-dir=notebooks
 
-refresh: $(READY)        ## execute the notebooks with their defaults and store the outputs in notebooks/
-	$(BIN)/rtl refresh $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
+lint: here
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+bench: here              ## measure every speed claim, ROWS="lime memory" for some; docs/performance.md
+	$(DATA) $(BIN)/python benchmarks/bench.py $(ROWS)
+
+results: here            ## write the pages and pictures of docs/ from the exported rows in results/
+	$(BIN)/python docs/make.py
+
+refresh: here            ## execute the notebooks with their defaults and store their outputs
+	$(RTL) refresh $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
 clean:
 	rm -rf .venv runs
+
+# an environment remembers where it was made: after a move it would not start, or run the old code
+here: $(READY)
+	@grep -qsF "$$(pwd -P)/.venv/bin/python" $(BIN)/rtl || { \
+	  echo "make: this checkout was moved or renamed, and its environment .venv still points to the" \
+	    "old place; call \`rm -rf .venv\`, then make again" >&2; exit 2; }
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; call make PYTHON=python3.11 ...")'

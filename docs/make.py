@@ -1,343 +1,497 @@
-"""Writes docs/results.md, docs/distances.md and their pictures from the exported rows in docs/results/: `.venv/bin/python docs/make.py`."""
+"""Write docs/results.md, docs/distances.md and their pictures: `.venv/bin/python docs/make.py`.
 
+Every number comes from the exported rows in results/; every section says what made its rows.
+"""
+
+import textwrap
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from rtl_utils import distances, paper, plotting, statistics
+from rtl_utils import distances, paper, plotting, tables
+from rtl_utils.coupled import Coupled
+from rtl_utils.data import DATASETS, load
 from rtl_utils.methods import METHODS
-from rtl_utils.plotting import TITLES
-from rtl_utils.results import exported
+from rtl_utils.runs import BACKBONE
 
 HERE = Path(__file__).resolve().parent
-CHANCE = 1 / 5
-ALL_IMAGES = {"digits": 126, "cifar100": 500}  # training images a class
-TRANSFERS = ["scratch", "ft", "fixed", "ut", "ut-mixture"]
+NOTEBOOKS = (
+    "digits",
+    "cifar100",
+)  # data sets; the sweeps with the notebooks' runs have their names
+METHOD_SWEEPS = {"digits-methods": "digits", "cifar-methods": "cifar100"}  # sweep -> data set
+DISTANCE_SWEEPS = ("distances", "coupled-distances")
+TRANSFERS = ("scratch", "ft", "fixed", "ut", "ut-mixture")
+HEADLINE = ("scratch", "ft", "ut", "ct", "iso", "counter")  # methods in the README's table
+BEGIN = "<!-- begin: written by docs/make.py from the rows in results/ -->"
+END = "<!-- end -->"
+ALLOWED = 0.02  # additional flips with which a method still keeps the shortcut out
+ALIKE = 0.03  # difference of accuracies below which two methods count as alike
+CLASSES = 5  # of every task here
+CIFAR_TRAINING = 2_500  # images of a superclass
+CIFAR_VALIDATION = 500
 
 
 def main() -> None:
+    """Write both pages and all pictures."""
     for name, text in pages().items():
-        (HERE / name).write_text(text)
+        (HERE.parent / name).write_text(text)
     plotting.use_style()
     for name, figure in pictures().items():
         figure.savefig(HERE / f"{name}.png")
+        plt.close(figure)
 
 
 def pages() -> dict[str, str]:
-    """File name -> Markdown."""
-    sections = [section(name, rows) for name, rows in runs_of_the_notebooks().items()]
-    sections += [*(every_method(name, exported(name)) for name in TESTED), every_pair(exported("cifar-pairs"))]
-    return {"results.md": "\n".join([INTRODUCTION, *sections, END]), "distances.md": distances_page(runs_between_tasks())}
+    """Path in the checkout -> Markdown."""
+    with warnings.catch_warnings():  # each section says what made its rows
+        warnings.simplefilter("ignore", tables.MixedRowsWarning)
+        return {
+            "README.md": readme(),
+            "docs/results.md": results_page(),
+            "docs/distances.md": distances_page(),
+        }
 
 
-def pictures() -> dict[str, plt.Figure]:
+def pictures() -> dict[str, Figure]:
     """File name without its ending -> figure."""
-    between = runs_between_tasks()
-    matrices = {kind: distances.matrix(between, paper.GAO_TASKS, kind) for kind in paper.GAO_DISTANCES}
+    rows = distance_rows()
+    matrices = {kind: distances.matrix(rows, paper.GAO_TASKS, kind) for kind in paper.GAO_DISTANCES}
+    methods = {name: trade_offs(name) for name in METHOD_SWEEPS}
     return {
-        "flip_rate": flip_rates(ball_at_test(runs_of_the_notebooks()["digits"])),
-        **{name: trade_offs(name, exported(name)) for name in TESTED},
-        "distances": heat_maps(matrices), "places": maps(matrices), "accuracy_over_distance": scatters(matrices, between),
-    }  # fmt: skip
+        "flip_rate": flip_rates(),
+        **methods,
+        "distances": heat_maps(matrices, rows),
+        "places": maps(matrices, rows),
+        "accuracy_over_distance": scatters(matrices, rows),
+    }
 
 
-def runs_of_the_notebooks() -> dict[str, pd.DataFrame]:
-    return {name: in_order(pd.read_csv(HERE / "results" / f"{name}.csv")) for name in ALL_IMAGES}
+# --- the README's results -------------------------------------------------------------------------
 
 
-def runs_between_tasks() -> pd.DataFrame:
-    return pd.concat([exported("distances"), exported("coupled-distances")])
+def readme() -> str:
+    """The README with its results written anew between the two marks."""
+    text = (HERE.parent / "README.md").read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{headline()}\n\n{END}{after}"
 
 
-def flip_rates(rows: pd.DataFrame) -> plt.Figure:
-    """The README's picture: what the ball does at test time, over the number of target images."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4))
-    everything, title = ALL_IMAGES["digits"], TITLES["digits"]
-    plotting.by_size(rows, "flip_rate", axes[0], "predictions that the ball flips", f"flip rate ({title})", everything)
-    plotting.by_size(rows, "ball_share", axes[1], "predictions in the ball's class", f"ball on every test image ({title})", everything)
-    plotting.chance(axes[1], CHANCE)
+def headline() -> str:
+    """What came out: the shortcut test on the digits, who passes, and the paper's claims."""
+    rows = tables.stored("digits-methods")
+    sizes = tables.by_images(tables.shortcut_at_test(rows))
+    columns = {}
+    for size, part in sizes.items():
+        table = tables.summary(part, tables.SHORTCUT_TEST, by=["method"]).loc[list(HEADLINE)]
+        for metric, name in (("clean_accuracy", "accuracy, %"), ("flip_rate", "flips, %")):
+            heading = tables.SHORTCUT_TEST[metric].heading
+            columns[f"{size} images per class: {name}"] = table[heading]
+    table = pd.DataFrame(columns).rename(index=tables.label)
+    passing = []
+    for size, part in sizes.items():
+        answers = tables.keeps_out(part, list(METHODS), ALLOWED)
+        passing.append(f"{capitalised(size)} images per class: {tables.passing(answers)}")
+    cifar = seed_count(tables.stored("cifar-methods"))
+    return paragraphs(
+        f"""The backbone has the ball on one class, the target images are clean, and the ball
+        appears at test time. Cluttered digits, {tables.seeds_text(rows)}: accuracy without the
+        ball, and share of predictions that the ball flips; means with 95 % intervals.""",
+        tables.markdown(table),
+        f"""A method keeps the shortcut out if it flips at most {100 * ALLOWED:.0f} points more
+        predictions than training from scratch and is no less accurate than fine-tuning; all
+        {len(METHODS)} methods were tested. {" ".join(passing)}""",
+        "The paper's claims about uncoupled transfer (UT) and fine-tuning (FT), on the digits:",
+        tables.markdown(notebook_verdicts("digits")),
+        f"On CIFAR-100 there is {cifar} so far, which decides nothing.",
+    )
+
+
+def notebook_verdicts(name: str) -> pd.DataFrame:
+    """The verdicts on one data set."""
+    usual = transfers(tables.in_order(tables.stored(name)))
+    return tables.verdict_table(
+        claims(
+            tables.without_shortcut(usual),
+            tables.shortcut_everywhere(usual),
+            tables.shortcut_at_test(usual),
+        )
+    )
+
+
+# --- the page of results -------------------------------------------------------------------------
+
+
+def results_page() -> str:
+    """Everything but the distances between tasks."""
+    sections = [introduction()]
+    sections += [notebook_section(name) for name in NOTEBOOKS]
+    sections += [method_section(name) for name in METHOD_SWEEPS]
+    sections += [pairs_section(), commands([*NOTEBOOKS, *METHOD_SWEEPS, "cifar-pairs"])]
+    return "\n\n".join(sections) + "\n"
+
+
+def introduction() -> str:
+    """What the numbers are, and what one seed can say."""
+    clean = tables.without_shortcut(transfers(tables.stored("cifar100")))
+    accuracy = clean.value[(clean.metric == "val_accuracy") & (clean.method == "ft")].mean()
+    margin = 100 * 1.96 * (2 * accuracy * (1 - accuracy) / CIFAR_VALIDATION) ** 0.5
+    return paragraphs(
+        "# Results",
+        """Long runs of notebooks 03 to 06, written by `docs/make.py` from the rows in `results/`.
+        Numbers are means over seeds with 95 % Student t intervals, which may pass 100 % where runs
+        crowd at the edge. A seed sets the weights, the order of the images, the places of the
+        shortcut and, on the digits, the images themselves. The shortcut is a tennis ball.""",
+        f"""A single seed has no interval. Two accuracies near {100 * accuracy:.0f} % that are
+        measured on {CIFAR_VALIDATION} images each have a difference with a 95 % margin of about
+        ±{margin:.1f} points from the choice of images alone; the choice of the seed adds to it.
+        So the sections on CIFAR-100 with one seed show large effects only.""",
+    )
+
+
+def notebook_section(name: str) -> str:
+    """The runs of notebooks 03 to 05 on one data set."""
+    rows = tables.in_order(tables.stored(name))
+    usual = transfers(rows)
+    clean = tables.without_shortcut(usual)
+    marked = tables.shortcut_everywhere(usual)
+    at_test = tables.shortcut_at_test(usual)
+    title = capitalised(DATASETS[name].title)
+    picture = []
+    if name == "digits":
+        picture = ["![Flip rate over training images per class](flip_rate.png)"]
+    return paragraphs(
+        f"## {title}: the runs of notebooks 03 to 05",
+        tables.origin(name, rows),
+        training(rows),
+        f"### Backbones on their own task ({tables.seeds_text(rows)})",
+        tables.markdown(tables.backbone_table(rows)),
+        "### Clean source and clean target, as in the paper's tables 1 and 2 "
+        f"({tables.seeds_text(clean)})",
+        method_table(tables.clean_table(clean)),
+        "### Shortcut on every target image, as in the paper's table 3 "
+        f"({tables.seeds_text(marked)})",
+        method_table(tables.target_table(marked)),
+        "Fine-tuning to the same target under other conditions:",
+        tables.markdown(tables.control_table(rows)),
+        f"### Clean target, shortcut at test time only ({tables.seeds_text(at_test)})",
+        *picture,
+        method_table(tables.size_table(at_test)),
+        "### Verdicts on the claims",
+        """UT is uncoupled transfer, FT is fine-tuning. p-values are those of Wilcoxon's signed-rank
+        test, adjusted by Holm's method over the table. A claim is "reproduced" if the whole
+        interval agrees with it, "not reproduced" if the whole interval disagrees.""",
+        tables.markdown(tables.verdict_table(claims(clean, marked, at_test))),
+    )
+
+
+def claims(clean: pd.DataFrame, marked: pd.DataFrame, at_test: pd.DataFrame) -> list[tables.Case]:
+    """The paper's claims 1 and 3, and whether UT flips less at each number of images."""
+    alike = f"1: alike on clean tasks (within {100 * ALIKE:.0f} points of accuracy)"
+    cases = [
+        tables.Case(alike, clean, "val_accuracy", "alike", ALIKE),
+        tables.Case(
+            "3: UT beats FT, shortcut on every target image (accuracy)",
+            marked,
+            "val_accuracy",
+            "above",
+        ),
+    ]
+    for size, rows in tables.by_images(at_test).items():
+        claim = f"UT flips less than FT, {size} clean images per class (flip rate)"
+        cases.append(tables.Case(claim, rows, "flip_rate", "below"))
+    return cases
+
+
+def method_section(name: str) -> str:
+    """The shortcut test of all methods, at each number of target images."""
+    rows = tables.stored(name)
+    at_test = tables.shortcut_at_test(rows)
+    parts = [
+        f"## Every method in the shortcut test ({sweep_title(name)}, {tables.seeds_text(rows)})",
+        tables.origin(name, rows),
+        f"""The source has the shortcut on one class, the target is clean, and the shortcut appears
+        at test time. A method keeps the shortcut out if its flip rate is at most
+        {100 * ALLOWED:.0f} points above that of training from scratch, and it is no less accurate
+        on clean images than fine-tuning. The answer is "yes" or "no" where the intervals of both
+        differences decide, else "undecided"; in the picture the shaded corner is "yes" by the
+        means. The methods and their sources are listed in `rtl_utils/methods.py`.""",
+        training(rows),
+        f"![Flip rate over accuracy without shortcut, one marker per method]({name}.png)",
+    ]
+    for size, part in tables.by_images(at_test).items():
+        values = tables.summary(part, tables.SHORTCUT_TEST, by=["method"]).loc[list(METHODS)]
+        answers = tables.keeps_out(part, list(METHODS), ALLOWED)
+        known = {"user must know": [METHODS[method].knows for method in METHODS]}
+        table = values.join(answers).assign(**known)
+        parts += [
+            f"### {capitalised(size)} target images per class",
+            tables.passing(answers),
+            tables.markdown(table.rename(index=plotting.label)),
+        ]
+    return paragraphs(*parts)
+
+
+def pairs_section() -> str:
+    """All methods on the paper's three pairs, from a clean and from a biased source."""
+    rows = tables.stored("cifar-pairs")
+    order = [(*pair, method) for pair in paper.TABLES for method in METHODS]
+    table = tables.shortcut_test_table(rows[rows.method != BACKBONE]).loc[order]
+    return paragraphs(
+        f"## Every method on the paper's three pairs (CIFAR-100, {tables.seeds_text(rows)})",
+        tables.origin("cifar-pairs", rows),
+        """The first column of numbers is the accuracy of a transfer without any shortcut; the
+        others are those of the shortcut test in the sections above.""",
+        training(rows),
+        method_table(table),
+    )
+
+
+# --- the page of distances -----------------------------------------------------------------------
+
+
+def distances_page() -> str:
+    """What the matrices over the paper's five superclasses say."""
+    rows = distance_rows()
+    matrices = {kind: distances.matrix(rows, paper.GAO_TASKS, kind) for kind in distances.KINDS}
+    page = paragraphs(
+        "# Distances between tasks",
+        """How far a network must go from one superclass of CIFAR-100 to another, on the five
+        superclasses of Gao & Chaudhari (2021); written by `docs/make.py` from the rows in
+        `results/`.""",
+        *[tables.origin(name, tables.stored(name)) for name in DISTANCE_SWEEPS],
+        training(rows),
+        measured(rows),
+        "![Our matrices above those of Gao & Chaudhari](distances.png)",
+        f"""From left to right: {", ".join(paper.GAO_DISTANCES)}. Upper row: our distances. Lower
+        row: those of Gao & Chaudhari, read off their figures. Sources stand in rows and targets in
+        columns; below a mean stands half of its 95 % interval, where there is one. Their uncoupled
+        path is the mixture of tasks, their fine-tuning distance is a Riemannian length cut at 95 %
+        of the final validation accuracy, and their network is another one: compare the order of
+        entries, not their sizes.""",
+        *numbers_section(matrices),
+        "## Tasks as places",
+        """Classical scaling of the matrices, made symmetric by the mean of both directions:
+        tasks that are near each other in a map are near by that distance.""",
+        "![The five tasks in a plane, by each distance](places.png)",
+        *ranks_section(matrices, rows),
+    )
+    return f"{page}\n\n{commands(DISTANCE_SWEEPS)}\n"
+
+
+def numbers_section(matrices: Mapping[str, distances.Matrix]) -> list[str]:
+    """Every matrix as a table, below its equation."""
+    parts = [
+        "## Our numbers",
+        """Means with 95 % intervals: over seeds, or with one seed over blocks of pairs (coupled)
+        or over pairs (uncoupled, Riemannian). A fine-tuning distance of one seed has no
+        interval.""",
+    ]
+    for kind, matrix in matrices.items():
+        record = distances.KINDS[kind]
+        digits = 1 if kind in ("fine-tuning", "riemannian") else 3
+        parts += [
+            f"### {capitalised(record.title)}, in {record.unit}",
+            f"{capitalised(record.equation)}. Source: {record.reference}.",
+            tables.markdown(tables.matrix_table(matrix, digits)),
+        ]
+    return parts
+
+
+def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) -> list[str]:
+    """How the distances agree with each other, with the published ones and with accuracy."""
+    return [
+        "## Do the distances agree, and does accuracy fall with distance?",
+        """Spearman's rank correlations over the ordered pairs, with 95 % bootstrap intervals.
+        Pairs that share a task are not independent, so the intervals are narrower than the
+        truth. "Within a target" subtracts from each accuracy and distance the mean of its
+        target. Claim 6 of the paper is that accuracy falls as distance grows.""",
+        tables.markdown(tables.rank_table(matrices, rows, paper.GAO_DISTANCES)),
+        "![Accuracy after transfer over distance](accuracy_over_distance.png)",
+    ]
+
+
+def distance_rows() -> pd.DataFrame:
+    """Rows of both sweeps over all pairs of tasks."""
+    return pd.concat([tables.stored(name) for name in DISTANCE_SWEEPS], ignore_index=True)
+
+
+def measured(rows: pd.DataFrame) -> str:
+    """How the lengths of these rows were measured."""
+    iterated = rows[rows.method == "ct-iterated"]
+    iterations = int(iterated.coupled_iterations.iloc[0])
+    blocks = int(iterated.coupled_blocks.iloc[0])
+    block = Coupled(blocks=blocks).block_of(CIFAR_TRAINING)
+    partitions = int(rows.partitions.dropna().iloc[0])
+    return f"""Paths are cut into {partitions} partitions. The coupled distance is that of iteration
+        {iterations} of {iterations}, over {blocks} blocks of {block} × {block} pairs."""
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def flip_rates() -> Figure:
+    """The README's picture: what the shortcut does at test time, over the number of images."""
+    rows = tables.in_order(tables.shortcut_at_test(transfers(tables.stored("digits"))))
+    task = load("digits", "digits-5-9", seed=0)
+    everything = round(len(task.y_train) / task.outputs)
+    where = f"{DATASETS['digits'].title}, {rows.seed.nunique()} seeds"
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2))
+    plotting.by_size(rows, "flip_rate", axes[0], "flip rate", f"Flip rate ({where})", everything)
+    plotting.by_size(
+        rows,
+        "ball_share",
+        axes[1],
+        "predictions of the shortcut's class",
+        f"Shortcut on every test image ({where})",
+        everything,
+    )
+    plotting.chance(axes[1], 1 / CLASSES)
     plotting.legend_below(figure, axes[1])
     return figure
 
 
-def trade_offs(name: str, rows: pd.DataFrame) -> plt.Figure:
-    """Flips over clean accuracy of every method, few images at the left, all at the right."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 7), sharey=True)
-    for ax, (size, part) in zip(axes, by_images(rows), strict=True):
-        plotting.trade_off(part, ax, f"{size} target images a class ({TESTED[name][0]})")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+def trade_offs(name: str) -> Figure:
+    """Flip rate over clean accuracy of every method, few images at the left, all at the right."""
+    rows = tables.shortcut_at_test(tables.stored(name))
+    parts = tables.by_images(rows)
+    figure, axes = plt.subplots(1, len(parts), figsize=(12, 7), sharey=True)
+    for ax, (size, part) in zip(axes, parts.items(), strict=True):
+        plotting.trade_off(part, ax, f"{capitalised(size)} target images per class", ALLOWED)
+        ax.label_outer()
+    figure.suptitle(f"Shortcut test of every method ({sweep_title(name)}, {seed_count(rows)})")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
-def by_images(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The transfers of a sweep, at each number of target images a class."""
-    transfers = rows[rows.method != "backbone"]
-    return list(transfers.groupby(transfers.n_train.map(lambda n: "all" if pd.isna(n) else f"{n:.0f}")))
-
-
-def heat_maps(matrices: dict[str, distances.Matrix]) -> plt.Figure:
-    """Our matrices over Gao & Chaudhari's."""
-    figure, axes = plt.subplots(2, 3, figsize=(16, 9.4))
-    for column, (kind, m) in zip(axes.T, matrices.items(), strict=True):
-        published, none = np.array(paper.GAO_DISTANCES[kind], dtype=float), np.full((len(m.names),) * 2, np.nan)
-        theirs, digits = distances.Matrix(kind, m.names, published, none, none), 0 if kind == "fine-tuning" else 2
-        unit, title = distances.KINDS[kind].unit, distances.KINDS[kind].title
-        plotting.distances(m, unit, column[0], f"{title} (CIFAR-100)", digits)
-        plotting.distances(theirs, "their unit", column[1], f"{kind} distance, Gao & Chaudhari (CIFAR-100)", digits)
+def heat_maps(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) -> Figure:
+    """Our matrices above those of Gao & Chaudhari."""
+    figure, axes = plt.subplots(2, len(matrices), figsize=(16, 9.4))
+    for column, (kind, ours) in zip(axes.T, matrices.items(), strict=True):
+        record = distances.KINDS[kind]
+        digits = 0 if kind == "fine-tuning" else 2
+        published = np.array(paper.GAO_DISTANCES[kind], dtype=float)
+        nothing = np.full(published.shape, np.nan)
+        theirs = distances.Matrix(kind, ours.names, published, nothing, nothing)
+        title = f"{capitalised(record.title)} (CIFAR-100, {kind_seeds(kind, rows)})"
+        plotting.distances(ours, record.unit, column[0], title, digits)
+        plotting.distances(theirs, "their unit", column[1], "Gao & Chaudhari (CIFAR-100)", digits)
     return figure
 
 
-def maps(matrices: dict[str, distances.Matrix]) -> plt.Figure:
+def maps(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) -> Figure:
     """The tasks as places in a plane, by each distance."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
-    for (kind, m), ax in zip(matrices.items(), axes, strict=True):
-        plotting.places(distances.embedding(m), m.names, distances.KINDS[kind].unit, ax, f"{kind} distance (CIFAR-100)")
+    figure, axes = plt.subplots(1, len(matrices), figsize=(14, 4.4))
+    for ax, (kind, matrix) in zip(axes, matrices.items(), strict=True):
+        record = distances.KINDS[kind]
+        title = f"{capitalised(record.title)} (CIFAR-100, {kind_seeds(kind, rows)})"
+        places = distances.embedding(matrix)
+        plotting.places(places, matrix.names, record.unit, ax, title)
     return figure
 
 
-def scatters(matrices: dict[str, distances.Matrix], rows: pd.DataFrame) -> plt.Figure:
+def scatters(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) -> Figure:
     """Accuracy after transfer over each distance."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True)
-    for (kind, m), ax in zip(matrices.items(), axes, strict=True):
-        method, unit = distances.KINDS[kind].method, distances.KINDS[kind].unit
-        plotting.by_target(m, distances.accuracies(rows, m.names, method), ax, f"{kind} distance, {unit}", f"{plotting.label(method)} (CIFAR-100)")
+    figure, axes = plt.subplots(1, len(matrices), figsize=(14, 4.4), sharey=True)
+    for ax, (kind, matrix) in zip(axes, matrices.items(), strict=True):
+        record = distances.KINDS[kind]
+        accuracy = distances.accuracies(rows, matrix.names, record.method)
+        title = (
+            f"{capitalised(plotting.label(record.method))} (CIFAR-100, {kind_seeds(kind, rows)})"
+        )
+        plotting.by_target(matrix, accuracy, ax, f"{record.title}, {record.unit}", title)
     axes[0].set_ylabel("validation accuracy after transfer")
     plotting.legend_below(figure, axes[0])
     return figure
 
 
-def distances_page(rows: pd.DataFrame) -> str:
-    """What the 5 x 5 matrices say."""
-    matrices = {kind: distances.matrix(rows, paper.GAO_TASKS, kind) for kind in distances.KINDS}
-    trained = "; ".join(f"{kind}: {seeds(rows[rows.method == distances.KINDS[kind].method])}" for kind in paper.GAO_DISTANCES)
-    numbers = "\n\n".join(f"**{distances.KINDS[kind].title}**, {distances.KINDS[kind].unit}\n\n{matrix_table(m)}" for kind, m in matrices.items())
-    ranks = markdown(distances.rank_table(matrices, rows, paper.GAO_DISTANCES))
-    return DISTANCES.format(seeds=trained, numbers=numbers, ranks=ranks)
+# --- rows and texts ------------------------------------------------------------------------------
 
 
-def matrix_table(m: distances.Matrix) -> str:
-    digits = 1 if m.kind in ("fine-tuning", "riemannian") else 3
-    cells = [
-        ["" if i == j else statistics.Interval(m.mean[i, j], m.low[i, j], m.high[i, j], 0).text(digits) for j in range(len(m.names))]
-        for i in range(len(m.names))
+def transfers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the compared methods, trained as usual: not those of the controls."""
+    compared = rows[rows.method.isin(TRANSFERS) & (rows["head"] == "shared")]
+    same_rate = compared.lr == compared.lr.mode()[0]
+    same_length = compared.epochs == compared.epochs.max()
+    usual: pd.DataFrame = compared[same_rate & same_length]
+    return usual
+
+
+def training(rows: pd.DataFrame) -> str:
+    """How the rows' networks were trained, in sentences."""
+    backbones = rows[rows.method == BACKBONE]
+    moved = rows[rows.method != BACKBONE]
+    epochs = {size: part.epochs.mode()[0] for size, part in tables.by_images(moved).items()}
+    if len(set(epochs.values())) == 1:
+        transfer = f"{next(iter(epochs.values()))} epochs"
+    else:
+        each = [f"{n} epochs with {size} images per class" for size, n in epochs.items()]
+        transfer = " and ".join(each)
+    sentences = [
+        f"Network `{rows.width.mode()[0]}`; SGD with learning rate {rows.lr.mode()[0]:g}, momentum "
+        f"{rows.momentum.mode()[0]:g} and mini-batches of {rows.batch_size.mode()[0]}.",
+        f"Backbones train for {backbones.epochs.mode()[0]} epochs, transfers for {transfer}.",
     ]
-    return markdown(pd.DataFrame(cells, index=pd.Index(m.names, name="source \\ target"), columns=m.names))
+    iterated = rows[rows.method == "ct-iterated"]
+    if len(iterated):
+        times = int(iterated.coupled_iterations.iloc[0])
+        sentences.append(f"An iterated coupling trains {times} times as long.")
+    return " ".join(sentences)
 
 
-def in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows as tables list them: few images before all, methods as everywhere, seeds rising."""
-    order = {method: k for k, method in enumerate(["backbone", *TRANSFERS])}
-    return rows.sort_values(["source", "target", "source_ball", "n_train", "method", "seed"], key=lambda c: c.map(order) if c.name == "method" else c)
+def commands(names: Iterable[str]) -> str:
+    """The commands that made the rows, as their manifests name them, and the one for this page."""
+    made = [f"- `results/{name}/`: {tables.stored_manifest(name)['command']}" for name in names]
+    page = "- this page and its pictures: `.venv/bin/python docs/make.py`"
+    return "\n".join(["## How these were made", "", *made, page])
 
 
-def section(name: str, rows: pd.DataFrame) -> str:
-    """The tables of one data set as Markdown."""
-    usual = rows[(rows["head"] == "shared") & rows.method.isin(TRANSFERS)]
-    usual = usual[(usual.lr == usual.lr.mode()[0]) & (usual.epochs == usual.epochs.max())]
-    clean_rows, ball_rows, test_rows = clean_task(usual), ball_everywhere(usual), ball_at_test(usual)
-    parts = [f"## {TITLES[name][0].upper()}{TITLES[name][1:]}"]
-    parts += [f"### Backbones ({seeds(rows)})", backbones(rows)]
-    parts += [f"### Clean tasks, tables 1 and 2 ({seeds(clean_rows)})", clean_table(clean_rows)]
-    parts += [f"### Ball on every target image, table 3 ({seeds(ball_rows)})", ball_table(ball_rows), "Fine-tuning as a control:", controls(rows)]
-    parts += [f"### Clean target, ball at test time only ({seeds(test_rows)})", test_table(test_rows)]
-    return "\n\n".join([*parts, "### Verdicts", verdicts(clean_rows, ball_rows, test_rows), ""])
+def method_table(table: pd.DataFrame) -> str:
+    """A table with methods in its index as Markdown, with their labels."""
+    return tables.markdown(table.rename(index=plotting.label, level="method"))
 
 
-def every_method(name: str, rows: pd.DataFrame) -> str:
-    """Salman's test of all methods, at each size of data."""
-    title, setting = TESTED[name]
-    columns = {metric: (heading, 100, 1) for metric, heading in statistics.BALL_TEST.items()}
-    picture = f"![Flips over clean accuracy, a marker a method]({name}.png)"
-    parts = [f"## Every method, one test ({title}, {seeds(rows)})", f"{EVERY_METHOD} {setting}", picture]
-    for size, part in by_images(rows):
-        values = statistics.summary(part, columns, by=["method"]).loc[list(METHODS)]
-        table = values.join(statistics.keeps_out(part, list(METHODS))).assign(**{"user must know": [METHODS[m].knows for m in METHODS]})
-        parts += [f"### {size} target images a class", kept_out(table), markdown(table.rename(index=plotting.label))]
-    return "\n\n".join([*parts, ""])
+def sweep_title(name: str) -> str:
+    """The data set and pair of a sweep over methods."""
+    rows = tables.stored(name)
+    moved = rows[rows.method != BACKBONE].iloc[0]
+    title = DATASETS[METHOD_SWEEPS[name]].title
+    return f"{title}, {moved.source} → {moved.target}"
 
 
-def kept_out(table: pd.DataFrame) -> str:
-    """Who passes, in one sentence."""
-    by_intervals, by_means = (
-        ", ".join(plotting.label(m) for m in table.index[table[column] == "yes"]) or "no method" for column in ("keeps it out", "by the means")
-    )
-    return f"By the intervals {by_intervals} keeps the shortcut out; by the means alone, {by_means}."
+def kind_seeds(kind: str, rows: pd.DataFrame) -> str:
+    """How many seeds measured one kind of distance."""
+    return seed_count(rows[rows.method == distances.KINDS[kind].method])
 
 
-def every_pair(rows: pd.DataFrame) -> str:
-    """All methods on the paper's three pairs, from a clean backbone and from one that knows the ball."""
-    order = [(*pair, method) for pair in paper.TABLES for method in METHODS]
-    table = statistics.ball_test_table(rows[rows.method != "backbone"]).loc[order].rename(index=plotting.label, level="method")
-    return "\n\n".join([f"## Every method on the paper's three pairs (CIFAR-100, {seeds(rows)})", EVERY_PAIR, markdown(table), ""])
+def seed_count(rows: pd.DataFrame) -> str:
+    """How many seeds the rows have, as titles write it."""
+    count = rows.seed.nunique()
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
-def seeds(rows: pd.DataFrame) -> str:
-    """How many seeds, in words that a heading can take."""
-    found = sorted(set(rows.seed))
-    return f"seeds {found[0]} to {found[-1]}" if len(found) > 1 else f"seed {found[0]} alone"
+def capitalised(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
-def clean_task(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows.source_ball.isna() & ~rows.target_ball & rows.n_train.isna()]
+def paragraphs(*parts: str) -> str:
+    """Parts of a page with empty lines between; prose is wrapped, the rest stays as it is."""
+    return "\n\n".join(_wrapped(part) for part in parts)
 
 
-def ball_everywhere(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows.source_ball.notna() & rows.target_ball]
+def _wrapped(part: str) -> str:
+    if part.startswith(("#", "|", "!")):
+        return part
+    return textwrap.fill(" ".join(part.split()), 100, break_on_hyphens=False)
 
-
-def ball_at_test(rows: pd.DataFrame) -> pd.DataFrame:
-    part = rows[rows.source_ball.notna() & ~rows.target_ball & rows.method.isin(TRANSFERS)]
-    return part.assign(images=part.n_train.map(lambda n: "all" if pd.isna(n) else f"{n:.0f}"))
-
-
-def backbones(rows: pd.DataFrame) -> str:
-    part = rows[rows.method == "backbone"].assign(ball=rows.source_ball.notna().map({True: "on one class", False: "none"}))
-    columns = {
-        "train_accuracy": ("training, %", 100, 1), "val_accuracy": ("validation, %", 100, 1), "clean_accuracy": ("no ball, %", 100, 1),
-        "ball_accuracy": ("ball on all, %", 100, 1), "ball_share": ("in the ball's class, ball on all, %", 100, 1),
-    }  # fmt: skip
-    return markdown(statistics.summary(part, columns, by=["source", "ball"]))
-
-
-def clean_table(rows: pd.DataFrame) -> str:
-    columns = {
-        "length": ("∫\\|dw\\|", 1, 1),
-        "train_loss": ("training loss", 1, 3),
-        "val_loss": ("validation loss", 1, 3),
-        "val_accuracy": ("validation accuracy, %", 100, 1),
-    }
-    table = statistics.summary(rows, columns, by=["source", "target", "method"])
-    return markdown(with_paper(table, {m: f"{m}_accuracy" for m in ("ft", "fixed", "ut")}))
-
-
-def ball_table(rows: pd.DataFrame) -> str:
-    columns = {
-        "val_accuracy": ("accuracy, ball on all, %", 100, 1),
-        "clean_accuracy": ("accuracy, ball taken away, %", 100, 1),
-        "val_loss": ("validation loss", 1, 3),
-    }
-    table = statistics.summary(rows, columns, by=["source", "target", "method"])
-    return markdown(with_paper(table, {m: f"ball_{m}_accuracy" for m in ("ft", "ut")}))
-
-
-def controls(rows: pd.DataFrame) -> str:
-    part = rows[rows.target_ball & (rows.method == "ft")].assign(control="")
-    part.loc[part.source_ball.isna(), "control"] = "clean backbone"
-    part.loc[part.lr < part.lr.max(), "control"] = "a tenth of the learning rate"
-    part.loc[part.epochs < part.epochs.max(), "control"] = "only the epochs of UT at τ = 1"
-    columns = {"val_accuracy": ("accuracy, ball on all, %", 100, 1)}
-    return markdown(statistics.summary(part[part.control != ""], columns, by=["source", "target", "control"]))
-
-
-def test_table(rows: pd.DataFrame) -> str:
-    columns = {
-        "clean_accuracy": ("accuracy, no ball, %", 100, 1),
-        "ball_accuracy": ("accuracy, ball, %", 100, 1),
-        "flip_rate": ("flip rate, %", 100, 1),
-        "ball_share": ("in the ball's class, ball, %", 100, 1),
-    }
-    return markdown(statistics.summary(rows, columns, by=["source", "target", "images", "method"]))
-
-
-def verdicts(clean: pd.DataFrame, ball: pd.DataFrame, test: pd.DataFrame) -> str:
-    """Paired differences UT - FT with their verdicts; the p-values are Wilcoxon's, by Holm over the table."""
-    cases = [
-        ("1: alike on clean tasks (within 3 points of accuracy)", clean, "val_accuracy", "alike", 0.03),
-        ("3: UT beats FT, ball on every target image (accuracy)", ball, "val_accuracy", "above", 0.0),
-    ]
-    for size, part in test.groupby("images", sort=False):
-        cases.append((f"UT keeps the shortcut out, {size} clean images a class (flip rate)", part, "flip_rate", "below", 0.0))
-    table, p = [], []
-    for claim, rows, metric, kind, margin in cases:
-        for (source, target), pair in rows.groupby(["source", "target"], sort=False):
-            difference, wilcoxon = statistics.paired_difference(*statistics.paired(pair, metric, "ut", "ft"))
-            says = statistics.verdict(difference, kind, margin)
-            shown = {"claim": claim, "pair": f"{source} → {target}", "seeds": difference.n, "UT - FT, points": difference.text(scale=100)}
-            table.append(shown | {"verdict": says})
-            p.append(wilcoxon)
-    frame = pd.DataFrame(table)
-    frame.insert(4, "p, Holm", [f"{value:.2g}" for value in statistics.holm(p)])
-    return markdown(frame.set_index("claim"))
-
-
-def with_paper(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    said = [paper.value(source, target, names.get(method, "")) for source, target, method in table.index]
-    return table.assign(**{"paper, %": ["" if v is None else f"{100 * v:.1f}" for v in said]}) if any(v is not None for v in said) else table
-
-
-def markdown(table: pd.DataFrame) -> str:
-    flat = table.reset_index()
-    lines = [flat.columns, ["---"] * flat.shape[1], *flat.astype(str).to_numpy()]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-INTRODUCTION = """# Results
-
-Long runs of notebooks 03 to 05, written by `docs/make.py` from the rows in `docs/results/`. Numbers are means with 95 % Student t intervals
-over seeds, which may pass 100 % where runs crowd at the edge; a single seed has no interval, and on 500 validation images says nothing about
-differences under three points. A seed sets the weights, the order of the images, the places of the ball and, on the digits, the images
-themselves. All runs: CPU, float32, mini-batch 16, SGD 0.01 with momentum 0.9, `small` network; 20 epochs on the digits, 50 on CIFAR-100.
-"""
-TESTED = {  # a sweep -> its title and what was trained how long
-    "digits-methods": (TITLES["digits"], "All take 20 epochs; an iterated coupling takes four times 20."),
-    "cifar-methods": (
-        f"{TITLES['cifar100']}, herbivores → flowers",
-        "The backbone takes 20 epochs; transfers take 20 at 50 images a class and 10 at 500, an iterated coupling twice that.",
-    ),
-}
-EVERY_PAIR = """50 target images a class, 20 epochs. First the accuracy of a transfer with no ball anywhere, then the test of the sections above."""
-EVERY_METHOD = """The backbone has the ball on one class, the target is clean, the ball turns up at test time. A method keeps the shortcut out if it
-flips at most 2 points more predictions than training from scratch and is no less accurate on clean images than fine-tuning; "yes" and "no" where
-the intervals of both differences decide, else "undecided"; in the picture that is the shaded corner. Methods
-and their sources are in `rtl_utils/methods.py`."""
-DISTANCES = """# Distances between tasks
-
-The five superclasses of CIFAR-100 on which Gao & Chaudhari (2021) measure distances; written by `docs/make.py` from the rows in
-`docs/results/`. Sources stand at the left, targets below; under a mean stands half of its 95 % interval, over seeds, or with one seed over
-blocks of pairs. {seeds}.
-
-Backbones take 20 epochs, transfers 10, with 10 partitions of the path (`small` network, SGD 0.01 with momentum 0.9, mini-batch 16, CPU). The
-coupled distance is that of the second iteration, over 20 blocks of 25 x 25 pairs. Equations stand in `rtl_utils/distances.py`.
-
-![Our matrices and those of Gao & Chaudhari](distances.png)
-
-Their uncoupled path is the mixture of tasks, their fine-tuning distance a Riemannian length cut at 95 % of the final validation accuracy, and
-their network another: compare the order of entries, not their sizes.
-
-{numbers}
-
-## Tasks as places
-
-Classical scaling of the matrices, made symmetric by their mean.
-
-![The five tasks in a plane, by each distance](places.png)
-
-## Do they agree, and does accuracy fall with distance?
-
-Spearman's rank correlations over the 20 ordered pairs, with 95 % bootstrap intervals; pairs that share a task are not independent, so the
-intervals are narrower than the truth. "Within a target" takes each accuracy and distance less its target's mean.
-
-{ranks}
-
-![Accuracy after transfer over distance](accuracy_over_distance.png)
-
-## How these were made
-
-    .venv/bin/python docs/sweep.py distances
-    .venv/bin/python docs/sweep.py coupled-distances
-    .venv/bin/python docs/make.py
-"""
-END = """## How these were made
-
-    .venv/bin/rtl run --notebook 04 -p seeds "[0, 1, ..., 19]" -p epochs 20 -p out runs/twenty  # 03 and 05: seeds 0 to 9
-    .venv/bin/rtl export docs/results/digits.csv --out runs/twenty
-    .venv/bin/rtl run --dataset cifar100 --notebook 03 -p source herbivores -p target flowers -p seeds "[0]" -p out runs/cifar  # likewise 04, 05
-    .venv/bin/rtl export docs/results/cifar100.csv --out runs/cifar
-    .venv/bin/python docs/sweep.py digits-methods  # likewise cifar-methods, cifar-pairs
-    .venv/bin/python docs/make.py
-"""
 
 if __name__ == "__main__":
     main()

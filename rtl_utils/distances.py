@@ -1,4 +1,4 @@
-"""Distances between tasks, over all ordered pairs of them: how far a network must go to transfer."""
+"""Distances between tasks: how far a network must go to transfer, over all ordered pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ KINDS = {
         "weight_length",
         "2-norm of weights",
         "fine-tuning distance",
-        "∫ |dw|: the sum over steps of SGD of the 2-norm of the change of all weights",
+        "∫ |dw|: the sum over steps of SGD of the 2-norm of the change of all trained weights",
         "the paper, section 4.2; `training.History.weight_length`",
     ),
     "riemannian": Kind(
@@ -50,7 +50,7 @@ KINDS = {
         "riemannian_length",
         "√nats",
         "Riemannian length of fine-tuning",
-        "Σ √(2 KL): over the partitions of the training, mean over target examples",
+        "Σ √(2 KL): the sum over partitions of the training, mean over random target examples",
         "Gao & Chaudhari (2021); `lengths.PairLength.riemannian`",
     ),
     "uncoupled": Kind(
@@ -58,15 +58,15 @@ KINDS = {
         "information_length",
         "√nats",
         "uncoupled distance",
-        "mean of √KL over the partitions of the path and over random pairs of examples",
-        "Gao & Chaudhari (2021), equation 7 with an independent coupling; `lengths.PairLength.mean`",
+        "mean √KL: over partitions of the path and over random pairs of examples",
+        "Gao & Chaudhari (2021), equation 7, independent coupling; `lengths.PairLength.mean`",
     ),
     "coupled": Kind(
         "ct-iterated",
         "coupled_distance",
         "√nats",
         "coupled distance",
-        "⟨Γ, mean of √KL over the partitions⟩: over pairs of examples weighted by the coupling Γ",
+        "⟨Γ, mean √KL⟩: over partitions of the path, and over pairs weighted by the coupling Γ",
         "Gao & Chaudhari (2021), equation 7; `coupled.Iteration.distance`",
     ),
 }

@@ -7,15 +7,19 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def checkout() -> Path | None:
-    """The checkout of the course: the folder above the package, else the current one; None if neither is one."""
+    """The checkout of the course: the folder above the package, else the current one.
+
+    Returns:
+        None if neither is one.
+    """
     for folder in (_PACKAGE.parent, Path.cwd()):
-        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+        if (folder / "notebooks").is_dir() and _is_ours(folder / "pyproject.toml"):
             return folder
     return None
 
 
 def root() -> Path:
-    """Folder in which `data/` and `runs/` lie: the checkout, or outside of one the current folder."""
+    """Folder in which `data/` and `runs/` lie: the checkout, or else the current folder."""
     return checkout() or Path.cwd()
 
 
@@ -35,6 +39,14 @@ def notebooks() -> Path:
 
 
 def data_folders() -> list[Path]:
-    """Folders in which data sets are looked for, in order: the one that RTL_DATA names, then `data/`."""
+    """Folders where data sets are looked for: the one that RTL_DATA names, then `data/`."""
     named = [Path(os.environ["RTL_DATA"])] if os.environ.get("RTL_DATA") else []
     return [*named, root() / "data"]
+
+
+def _is_ours(project: Path) -> bool:
+    """Whether a pyproject.toml is that of the course, not that of the user's own work."""
+    try:
+        return 'name = "rtl-utils"' in project.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False

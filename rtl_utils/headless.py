@@ -1,100 +1,369 @@
-"""Notebooks run headless: parameters checked, executed by papermill, kept whole or not at all."""
+"""Notebooks run headless: parameters checked, executed in a kernel, kept whole or not at all."""
 
 import ast
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import nbformat
+from rtl_utils import folders
+from rtl_utils.messages import cut, shown
+from rtl_utils.progress import Cells
 
-from rtl_utils.experiments import code
-from rtl_utils.results import code_version
-from rtl_utils.tasks import ROOT
+if TYPE_CHECKING:  # its import takes a second, and whoever mistypes a parameter need not wait
+    from nbformat import NotebookNode
 
-NOTEBOOKS = ROOT / "notebooks"
+_PROGRESS_BAR = "FloatProgressModel"
 
 
 class NotebookFailed(RuntimeError):
-    """A notebook's cell raised; the message is the cell's own error, and the notebook so far is kept beside the results."""
+    """A cell raised, or the kernel died.
+
+    The message names the notebook, the cell, the error, and the file that keeps the cells so far.
+    """
 
 
 def find(which: str | None = None) -> list[Path]:
-    """The course's notebooks in order, or the one whose name starts with `which` ("05"). Raises ValueError if there is none."""
-    found = sorted(path for path in NOTEBOOKS.glob("0*.ipynb") if path.name.startswith(which or ""))
+    """The course's notebooks in order, or those whose name starts with `which` ("05").
+
+    Raises:
+        ValueError: if there is none.
+        FileNotFoundError: outside a checkout.
+    """
+    every = sorted(folders.notebooks().glob("0*.ipynb"))
+    found = [path for path in every if path.name.startswith(which or "")]
     if not found:
-        names = ", ".join(path.stem for path in sorted(NOTEBOOKS.glob("0*.ipynb")))
-        raise ValueError(f"no notebook starts with {which!r}; there are {names}")
+        names = ", ".join(path.stem for path in every) or "none"
+        raise ValueError(f"no notebook starts with {shown(which)}; there are {names}")
     return found
 
 
-def default_parameters(notebook: Path) -> dict:
-    """Names and default values in the notebook's one cell tagged `parameters`."""
-    (cell,) = [cell for cell in nbformat.read(notebook, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])]
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)}
+def default_parameters(notebook: Path) -> dict[str, Any]:
+    """Names and default values in the notebook's one cell tagged `parameters`.
 
-
-def check_names(notebook: Path, parameters: Mapping) -> None:
-    """Raises ValueError for a name that the notebook does not have: papermill only warns, and runs with the defaults."""
-    known = default_parameters(notebook)
-    for name in parameters:
-        if name not in known:
-            raise ValueError(f"{name!r} is not a parameter of {notebook.stem}; it has {', '.join(known)}")
-
-
-def execute(notebook: Path, parameters: Mapping, folder: Path) -> Path:
-    """Run a notebook in a kernel of its own and return where it lies, with outputs, in `folder`; shows a progress bar over its cells.
-
-    Raises ValueError for an unknown parameter, before the kernel starts, and NotebookFailed if a cell raises.
+    Raises:
+        ValueError: if there is no such cell, or it holds more than literals.
     """
-    import papermill
-
-    check_names(notebook, parameters)
-    folder.mkdir(parents=True, exist_ok=True)
-    finished, partial = folder / notebook.name, folder / f"{notebook.stem}.partial.ipynb"
+    cells = _tagged(_cells(notebook), "parameters")
+    if len(cells) != 1:
+        raise ValueError(
+            f"{notebook.stem} must have one cell tagged `parameters`; it has {len(cells)}"
+        )
     try:
-        with _kernel_environment():
-            papermill.execute_notebook(
-                notebook,
-                partial,
-                dict(parameters),
-                cwd=NOTEBOOKS,
-                progress_bar={"desc": f"{notebook.stem:22}", "disable": False},
-                extra_arguments=["--IPKernelApp.log_level=40"],  # else every kernel warns that it listens on this machine's loopback
-            )
-    except papermill.PapermillExecutionError as error:
-        raise NotebookFailed(f"{notebook.stem} stopped: {error.ename}: {error.evalue} (its cells so far: {partial})") from error
-    return partial.replace(finished)
+        return _assigned(cells[0])
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"the cell tagged `parameters` of {notebook.stem} must hold literals only ({error})"
+        ) from error
+
+
+def parameters_of(executed: Path) -> dict[str, Any]:
+    """Names and values of the parameters that an executed notebook ran with."""
+    cells = _cells(executed)
+    values: dict[str, Any] = {}
+    for source in [*_tagged(cells, "parameters"), *_tagged(cells, "injected-parameters")]:
+        with suppress(SyntaxError, ValueError):
+            values |= _assigned(source)
+    return values
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Check what can be checked without a kernel.
+
+    Raises:
+        ValueError: for a name that the notebook does not have (papermill only warns, and runs with
+            the defaults), or a value that cannot be written into a notebook.
+    """
+    known = default_parameters(notebook)
+    for name, value in parameters.items():
+        if name not in known:
+            names = ", ".join(known)
+            raise ValueError(f"{shown(name)} is not a parameter of {notebook.stem}; it has {names}")
+        _plain(name, value)
+
+
+def execute(notebook: Path, parameters: Mapping[str, Any], folder: Path) -> Path:
+    """Execute a notebook in a kernel of its own and say on stderr how far it is.
+
+    Args:
+        notebook: to be executed; the kernel runs in its folder.
+        parameters: values that replace those of its cell tagged `parameters`.
+        folder: where the executed notebook is put, under its own name; is made if it is not there.
+
+    Returns:
+        The executed notebook. It appears there whole or not at all.
+
+    Raises:
+        ValueError: for an unknown parameter, before the kernel starts; or if another process is
+            executing this notebook into this folder.
+        NotebookFailed: if a cell raises or the kernel dies.
+        OSError: if the folder cannot be written.
+    """
+    from rtl_utils import kernels  # takes a second
+
+    check_parameters(notebook, parameters)
+    plain = {name: _plain(name, value) for name, value in parameters.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        claim(folder / notebook.name),
+        tempfile.TemporaryDirectory(prefix="rtl-", ignore_cleanup_errors=True) as own,
+    ):
+        forget(notebook, folder)
+        executed = Path(own, kernels.EXECUTED)
+        try:
+            with _shown(notebook) as show:
+                kernels.execute(notebook, plain, Path(own), show)
+        except OSError as error:
+            error.filename = error.filename or own
+            raise
+        except Exception as error:
+            failed = _failed(notebook, executed, folder, error)
+            if failed is None:
+                raise
+            raise failed from error
+        return put(executed.read_text(encoding="utf-8"), folder / notebook.name)
+
+
+def forget(notebook: Path, folder: Path) -> None:
+    """Remove what earlier executions of the notebook left in the folder.
+
+    Raises:
+        ValueError: if the notebook itself lies there.
+    """
+    there = folder / notebook.name
+    if there.exists() and there.samefile(notebook):
+        raise ValueError(f"{folder} holds the notebooks themselves; name another folder for copies")
+    stem = escape(notebook.stem)
+    for pattern in (f"{stem}.ipynb", f"{stem}.*partial.ipynb", f".{stem}.ipynb.*.partial"):
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
-def _kernel_environment() -> Iterator[None]:
-    """What a kernel inherits: no progress bars, which would end up in its outputs, and a data folder that holds in its working directory."""
-    before = dict(os.environ)
-    os.environ["TQDM_DISABLE"] = "1"
-    if os.environ.get("RTL_DATA"):
-        os.environ["RTL_DATA"] = str(Path(os.environ["RTL_DATA"]).resolve())
+def claim(path: Path) -> Iterator[None]:
+    """Be the only one who writes `path`, as long as the context lasts and the process lives.
+
+    Raises:
+        ValueError: if another has claimed it.
+    """
     try:
+        import fcntl
+    except ImportError:  # not on Windows
         yield
+        return
+    name = path.with_name(f".{path.name}.lock")
+    while True:
+        with name.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another run is writing {path}; wait for it, or name another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            if not _is_file(lock.fileno(), name):  # the one before removed it meanwhile
+                continue
+            try:
+                yield
+            finally:
+                name.unlink(missing_ok=True)
+            return
+
+
+def put(text: str, path: Path) -> Path:
+    """Write a file that appears whole or not at all, and return its path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        return temporary.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # a full disk names no file
+        raise
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        temporary.unlink(missing_ok=True)
 
 
 def refresh(notebook: Path, folder: Path) -> None:
-    """Execute a notebook with its defaults and commit-ready outputs: no timings, no paths, and the hash of what it was executed from."""
+    """Execute a notebook with its defaults and store outputs that are fit to be committed.
+
+    They have no progress bars and nothing of stderr. The hash of what they depend on goes into the
+    notebook's metadata.
+
+    Args:
+        notebook: gets the outputs.
+        folder: where the executed notebook is put first.
+
+    Raises:
+        ValueError: if an output names a folder of this machine.
+        NotebookFailed: see `execute`.
+    """
+    import nbformat
+
     executed = nbformat.read(execute(notebook, {}, folder), as_version=4)
     source = nbformat.read(notebook, as_version=4)
     for cell, done in zip(source.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [o for o in done.outputs if o.output_type != "stream" or o.name != "stderr"], done.execution_count
+            cell.outputs = [output for output in done.outputs if _is_committed(output, executed)]
+            cell.execution_count = done.execution_count
+            _check_outputs(notebook, cell)
     source.metadata["rtl"] = {"executed_from": source_hash(source)}
-    nbformat.write(source, notebook)
+    put(nbformat.writes(source) + "\n", notebook)
 
 
-def source_hash(notebook: nbformat.NotebookNode) -> str:
-    """Hash of what a notebook's outputs depend on: its code cells and the code of the runs."""
+def source_hash(notebook: "NotebookNode") -> str:
+    """Hash of what a notebook's outputs depend on: its code cells, and the versions of numerics."""
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return hashlib.sha256(json.dumps([cells, code_version(code())]).encode()).hexdigest()[:16]
+    text = json.dumps([cells, versions()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, Any]:
+    """Every version number that the package raises when numbers change; see `runs.reads`."""
+    from rtl_utils import couplings, lengths, probing, training
+    from rtl_utils.data import DATASETS, PATCHES
+    from rtl_utils.methods import METHODS
+    from rtl_utils.models import NETWORKS
+    from rtl_utils.paths import BLENDS
+    from rtl_utils.schedules import SCHEDULES
+
+    records: dict[str, Mapping[str, Any]] = {
+        "blends": BLENDS,
+        "datasets": DATASETS,
+        "methods": METHODS,
+        "networks": NETWORKS,
+        "patches": PATCHES,
+        "schedules": SCHEDULES,
+    }
+    of_records = {
+        kind: {name: record.version for name, record in table.items()}
+        for kind, table in records.items()
+    }
+    rooms = (couplings, lengths, probing, training)
+    return of_records | {room.__name__: room.VERSION for room in rooms}
+
+
+@contextmanager
+def _shown(notebook: Path) -> Iterator[Callable[[Any], None]]:
+    """What shows a `kernels.Progress` on stderr."""
+    cells = Cells(notebook.stem)
+    try:
+        yield lambda progress: cells.show(progress.done, progress.total, progress.now)
+    except BaseException:
+        cells.close()
+        raise
+    cells.close("done")
+
+
+def _failed(notebook: Path, executed: Path, folder: Path, error: Exception) -> Exception | None:
+    """What to raise for a stopped notebook, whose cells so far are kept; None for other errors."""
+    from papermill import PapermillExecutionError
+
+    from rtl_utils.kernels import KernelDied
+
+    if isinstance(error, PapermillExecutionError):
+        message = " ".join(str(error.evalue).split())
+        reason = f"in cell [{error.exec_count}]: {error.ename}: {message}"
+    elif isinstance(error, KernelDied):
+        reason = str(error)
+    else:
+        return None
+    kept = ""
+    if executed.exists():
+        text = executed.read_text(encoding="utf-8")
+        kept = f" (its cells so far: {put(text, folder / f'{notebook.stem}.partial.ipynb')})"
+    return NotebookFailed(f"{notebook.stem} stopped {cut(reason, 700)}{kept}")
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that lies there."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _cells(path: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook."""
+    try:
+        cells: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a notebook ({cut(str(error), 200)})") from error
+    return cells
+
+
+def _tagged(cells: list[dict[str, Any]], tag: str) -> list[str]:
+    """Source of the code cells with a tag."""
+    return [
+        "".join(cell["source"])
+        for cell in cells
+        if cell["cell_type"] == "code" and tag in cell["metadata"].get("tags", [])
+    ]
+
+
+def _assigned(source: str) -> dict[str, Any]:
+    """Names and literals of the assignments in some code."""
+    values = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            values[node.target.id] = ast.literal_eval(node.value)
+    return values
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as JSON in UTF-8, which is what a notebook is, gives it back: lists for tuples.
+
+    Raises:
+        ValueError: if it cannot be written so.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"the value of {name} is nested too deeply") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the value of {shown(name)} must be finite numbers, UTF-8 text, true, false, null, or "
+            f"lists of them; got {shown(value)}"
+        ) from error
+
+
+def _is_committed(output: "NotebookNode", executed: "NotebookNode") -> bool:
+    """Whether an output is neither from stderr nor a progress bar."""
+    if output.output_type == "stream":
+        return bool(output.name != "stderr")
+    widget = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+    return widget is None or not _is_bar(widget["model_id"], executed)
+
+
+def _is_bar(model: str, executed: "NotebookNode") -> bool:
+    """Whether a widget, or one inside it, is a progress bar."""
+    widgets = executed.metadata.get("widgets", {})
+    states = widgets.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    found = states.get(model, {})
+    children = found.get("state", {}).get("children", [])
+    inside = [child.removeprefix("IPY_MODEL_") for child in children]
+    return found.get("model_name") == _PROGRESS_BAR or any(_is_bar(m, executed) for m in inside)
+
+
+def _check_outputs(notebook: Path, cell: "NotebookNode") -> None:
+    """Raises ValueError if a text among the outputs names a folder of this machine."""
+    texts = [output.get("text", "") for output in cell.outputs]
+    for output in cell.outputs:
+        texts += [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+    text = "".join(texts)
+    for place in {str(folders.root()), os.path.expanduser("~"), tempfile.gettempdir()}:
+        if place not in ("/", "~") and f"{place}/" in text:
+            raise ValueError(
+                f"{notebook.stem} shows a folder of this machine in cell [{cell.execution_count}]: "
+                f"{place}; committed outputs must not"
+            )

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from rtl_utils.data import DATASETS
-from rtl_utils.runs import Run, reads
-from rtl_utils.store import Store
+from rtl_utils.runs import Run, check_fields, reads
+from rtl_utils.store import Adopted, Store
 
 # hash of the source text of the fourteen modules -> commit that had it; all versions were 1 then
 CODE = {
@@ -52,10 +52,8 @@ def migrate(store: Store) -> Migrated:
         if run is None or run.key in taken:
             old += 1
             continue
-        store.rename(key, run.key, asdict(run), reads(run))
-        store.add_provenance(run.key, {"commit": commit, "package": "0.1.0", "device": "cpu"})
-        for name, new in _METRICS.items():
-            store.rename_metric(run.key, name, new)
+        made = {"commit": commit, "package": "0.1.0", "device": "cpu"}
+        store.adopt(key, Adopted(run.key, asdict(run), reads(run), made, _METRICS))
         taken.add(run.key)
         found += 1
     return Migrated(found, old)
@@ -91,19 +89,21 @@ def _run(spec: Mapping[str, Any]) -> Run | None:
     values["method"] = _METHODS.get(values["method"], values["method"])
     try:
         run = Run.of(values)
-        versions = set(_versions(reads(run)))
+        check_fields(run)
+        raised = list(_versions(reads(run)))
     except (KeyError, TypeError, ValueError):
         return None
     ignored = values["n_train"] is not None and DATASETS[run.dataset].views is not None
-    return run if versions == {1} and not ignored else None
+    return None if raised or ignored else run
 
 
 def _versions(read: Mapping[str, Any]) -> Iterator[int]:
-    """Every version number in what a run reads."""
+    """Every version number that was raised, in what a run reads."""
     for name, value in read.items():
         if name == "version":
             yield value
-        elif name == "versions":
+        if name == "versions":
             yield from value.values()
-        elif isinstance(value, Mapping):
-            yield from _versions(value)
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping) and name != "versions":
+                yield from _versions(part)

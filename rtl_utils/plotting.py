@@ -1,156 +1,248 @@
-"""Every figure of the course: functions that take data and an `Axes` and return the `Axes`. One style, one colour a method."""
+"""Every figure of the course: functions that take data and an `Axes` and return the `Axes`.
+
+One style for all; each method has one colour and one marker everywhere (`methods.METHODS`).
+"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
+from rtl_utils import tables
+from rtl_utils.data import DATASETS, Task
+from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
-from rtl_utils.statistics import mean_interval
-from rtl_utils.tasks import Task
+from rtl_utils.runs import BACKBONE
+from rtl_utils.statistics import Interval, mean_interval
+from rtl_utils.store import FINAL
 
-TITLES = {"synthetic": "synthetic task", "digits": "cluttered digits", "cifar100": "CIFAR-100"}  # data sets as figures write them
+BACKBONE_COLOUR = "#222222"
+BACKBONE_MARKER = "P"
+_ACCENT = "#D55E00"  # of what a figure points at
+_NORMAL = 1.96  # standard errors on either side of a mean that hold 95 % of a normal distribution
+_STYLE: dict[Any, Any] = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10.5,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+# Features of the synthetic task by what they are for the target: name, part, marker, colour.
+_FEATURE_GROUPS = (
+    ("spurious", slice(0, 20), "o", "#D55E00"),
+    ("shared", slice(20, 30), "s", "#009E73"),
+    ("target only", slice(30, 50), "^", "#7A5195"),
+)
 
-# Okabe & Ito's palette: told apart by colour-blind readers, the same for a method everywhere
-COLOURS = {
-    "scratch": "#7F7F7F", "ft": "#E69F00", "ft-still": "#D55E00", "fixed": "#CC79A7", "fixed-moving": "#8C4C73", "lp-ft": "#F0C75E",
-    "mixup": "#B8860B", "l2-sp": "#A0522D", "wise-ft": "#FF9F80", "counter": "#C00000", "ut": "#0072B2", "ut-mixture": "#56B4E9",
-    "ut-annealed": "#1F3A93", "ut-fade": "#6A5ACD", "ut-decorrelated": "#00B3B3", "ct": "#009E73", "ct-annealed": "#7FB800",
-    "ct-iterated": "#004D38", "iso": "#7A5195", "backbone": "#222222",
-}  # fmt: skip
-MARKERS = {
-    "scratch": "s", "ft": "o", "ft-still": "h", "fixed": "D", "fixed-moving": "d", "lp-ft": "H", "mixup": "*", "l2-sp": "p", "wise-ft": "8",
-    "counter": "X", "ut": "^", "ut-mixture": "v", "ut-annealed": "<", "ut-fade": ">", "ut-decorrelated": "$\\oplus$", "ct": "$\\otimes$",
-    "ct-annealed": "$\\ominus$", "ct-iterated": "$\\odot$", "iso": "$\\star$", "backbone": "P",
-}  # fmt: skip
+
+# --- style -------------------------------------------------------------------------------------
 
 
 def use_style() -> None:
     """Set the course's look for all figures of this session."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True, "font.size": 10.5, "axes.titlesize": 11,
-            "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
-        }
-    )  # fmt: skip
+    for name, value in _STYLE.items():
+        plt.rcParams[name] = value
 
 
 def label(method: str) -> str:
     """A method's name as figures write it."""
-    return METHODS[method].label if method in METHODS else method
+    return tables.label(method)
+
+
+def colour(method: str) -> str:
+    """Colour of a method, or of the backbone, in every figure.
+
+    Raises:
+        ValueError: for another name.
+    """
+    _check(method)
+    return BACKBONE_COLOUR if method == BACKBONE else METHODS[method].colour
+
+
+def marker(method: str) -> str:
+    """Marker of a method, or of the backbone, in every figure.
+
+    Raises:
+        ValueError: for another name.
+    """
+    _check(method)
+    return BACKBONE_MARKER if method == BACKBONE else METHODS[method].marker
+
+
+def chance(ax: Axes, level: float) -> Axes:
+    """Draw a dashed grey line at the level of guessing.
+
+    Args:
+        ax: with a share on its vertical axis.
+        level: such as 1 / 5 for five classes.
+    """
+    ax.axhline(level, color="grey", linestyle="--", linewidth=1, label="chance")
+    return ax
+
+
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """Draw one legend for the whole figure, below its axes.
+
+    Args:
+        figure: that gets the legend.
+        ax: whose entries it shows.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    columns = len(labels) if len(labels) <= 5 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+# --- trainings and their results ---------------------------------------------------------------
 
 
 def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str) -> Axes:
-    """A metric over epochs, one line a method: the mean over seeds, and a band from the lowest to the highest run.
+    """A metric over epochs, one line per method.
 
-    rows: tidy rows with columns method, seed, metric, epoch (from 0), value.
+    The line is the mean over seeds, the band reaches from the lowest to the highest run.
+
+    Args:
+        rows: tidy rows with columns method, seed, metric, epoch (from 0) and value.
+        metric: that is drawn.
+        ax: to draw on.
+        ylabel: the metric's name and unit.
+        title: of the axes.
     """
     chosen = rows[(rows.metric == metric) & (rows.epoch >= 0)]
-    for method, part in chosen.groupby("method", sort=False):
+    for method in dict.fromkeys(chosen.method):
+        part = chosen[chosen.method == method]
         table = part.pivot_table(index="epoch", columns="seed", values="value")
-        ax.fill_between(table.index + 1, table.min(axis=1), table.max(axis=1), color=COLOURS[method], alpha=0.15, linewidth=0)
-        ax.plot(table.index + 1, table.mean(axis=1), color=COLOURS[method], label=label(method))
+        epochs = np.asarray(table.index, dtype=float) + 1
+        low = table.min(axis=1).to_numpy()
+        high = table.max(axis=1).to_numpy()
+        ax.fill_between(epochs, low, high, color=colour(method), alpha=0.15, linewidth=0)
+        ax.plot(epochs, table.mean(axis=1), color=colour(method), label=label(method))
     ax.set(xlabel="epoch", ylabel=ylabel, title=title)
     return ax
 
 
 def bars(rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, title: str) -> Axes:
-    """Final values side by side: a group a metric (name -> text under it), a bar a method, 95 % t intervals and every run as a dot."""
+    """Final values side by side: one group per metric, one bar per method.
+
+    A bar shows the mean over seeds, its line the 95 % t interval, and every run is a dot.
+
+    Args:
+        rows: tidy rows.
+        metrics: name -> text under its group.
+        ax: to draw on.
+        ylabel: name and unit of the values.
+        title: of the axes.
+    """
     methods = list(dict.fromkeys(rows.method))
+    final = rows[rows.epoch == FINAL]
     width = 0.8 / len(methods)
     for k, method in enumerate(methods):
-        for g, metric in enumerate(metrics):
-            values = rows[(rows.method == method) & (rows.metric == metric) & (rows.epoch < 0)].value.to_numpy()
-            if not len(values):
-                continue
-            interval, x = mean_interval(values), g + (k - (len(methods) - 1) / 2) * width
-            ax.bar(x, interval.mean, width * 0.92, color=COLOURS[method], alpha=0.75, label=label(method) if g == 0 else None)
-            if interval.n > 1:
-                ax.plot([x, x], [interval.low, interval.high], color="black", linewidth=1.2)
-            ax.plot(np.full(len(values), x), values, ".", color="black", markersize=3.5, alpha=0.6)
+        for group, metric in enumerate(metrics):
+            chosen = final[(final.method == method) & (final.metric == metric)]
+            if len(chosen):
+                x = group + (k - (len(methods) - 1) / 2) * width
+                _bar(chosen.value.tolist(), x, width, ax, method, labelled=group == 0)
     ax.set_xticks(range(len(metrics)), list(metrics.values()))
     ax.grid(axis="x", visible=False)
     ax.set(ylabel=ylabel, title=title)
     return ax
 
 
-def chance(ax: Axes, level: float) -> Axes:
-    """A dashed grey line where guessing lies."""
-    ax.axhline(level, color="grey", linestyle="--", linewidth=1, label="chance")
-    return ax
+def slopes(
+    rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, title: str
+) -> Axes:
+    """Final values from one metric to the next on a logarithmic axis.
 
+    Thin lines are runs, the thick line is the mean over seeds.
 
-def images(task: Task, ax: Axes, per_class: int = 5, split: str = "train") -> Axes:
-    """A sheet of a task's images: one row a class, its name at the left."""
-    x, y = getattr(task, f"x_{split}"), getattr(task, f"y_{split}")
-    rows = [np.concatenate(list(x[(y == k).nonzero()[:per_class, 0]].permute(0, 2, 3, 1).numpy()), axis=1) for k in range(task.outputs)]
-    side = x.shape[-1]
-    ax.imshow(np.concatenate(rows), interpolation="nearest")
-    ax.set_yticks([side * (k + 0.5) for k in range(task.outputs)], [name.replace("_", " ") for name in task.class_names])
-    ax.set_xticks([])
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    ax.set_title(f"{task.name} ({TITLES[task.dataset]})")
-    return ax
-
-
-def confusion(counts: np.ndarray, names: Sequence[str], columns: Sequence[str], ax: Axes, title: str) -> Axes:
-    """(k, k) counts as a heat map: true classes down, predicted labels across, each row in shares of its images."""
-    shares = counts / counts.sum(1, keepdims=True)
-    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    for i, j in np.ndindex(*counts.shape):
-        ax.text(j, i, int(counts[i, j]), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black", fontsize=9)
-    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    ax.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns], rotation=35, ha="right")
-    ax.grid(visible=False)
-    ax.set(xlabel="predicted: label of the source class", ylabel="true class", title=title)
-    return ax
-
-
-def feature_weights(weights: Mapping[str, np.ndarray], ax: Axes, title: str, ylabel: str = "mean |LIME weight|") -> Axes:
-    """Bars over features, one colour a model: means over explained points with 95 % t intervals.
-
-    weights: model -> (n, d) weights, one row an explained point.
+    Args:
+        rows: tidy rows.
+        metrics: name -> text under it, from left to right.
+        ax: to draw on.
+        ylabel: name and unit of the values.
+        title: of the axes.
     """
-    width = 0.8 / len(weights)
-    for k, (method, values) in enumerate(weights.items()):
-        size = np.abs(values)
-        mean, error = size.mean(0), 1.96 * size.std(0, ddof=1) / np.sqrt(len(size))
-        x = np.arange(values.shape[1]) + (k - (len(weights) - 1) / 2) * width
-        ax.bar(x, mean, width, color=COLOURS[method], alpha=0.85, label=label(method), yerr=error, error_kw={"linewidth": 0.7, "ecolor": "black"})
-    ax.set(xlabel="feature", ylabel=ylabel, title=title)
-    ax.grid(axis="x", visible=False)
+    final = rows[rows.epoch == FINAL]
+    x = np.arange(len(metrics))
+    for method in dict.fromkeys(final.method):
+        part = final[final.method == method]
+        table = part.pivot_table(index="seed", columns="metric", values="value")[list(metrics)]
+        of_method: dict[str, Any] = {"color": colour(method)}
+        ax.plot(x, table.T.to_numpy(), linewidth=0.9, alpha=0.55, **of_method)
+        ax.plot(
+            x,
+            table.mean(),
+            marker=marker(method),
+            markersize=7,
+            linewidth=2.4,
+            label=label(method),
+            **of_method,
+        )
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.set_xticks(x, list(metrics.values()))
+    ax.margins(x=0.08)
+    ax.set(ylabel=ylabel, title=title)
     return ax
 
 
-def by_size(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, everything: int) -> Axes:
-    """A final share over the number of target images a class: a line a method through the means, 95 % t intervals over seeds, cut at 0 and 1.
+def by_size(
+    rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str, everything: int
+) -> Axes:
+    """A final share over the number of target images per class, one line per method.
 
-    rows: tidy rows with a column n_train; `everything` is where n_train = None (all images) stands on the axis.
+    Lines go through the means over seeds; vertical strokes are 95 % t intervals.
+
+    Args:
+        rows: tidy rows with a column n_train.
+        metric: a share, 0 ... 1; intervals beyond are cut off.
+        ax: to draw on.
+        ylabel: the metric's name.
+        title: of the axes.
+        everything: images per class where n_train is None (all images).
     """
-    chosen = rows[(rows.metric == metric) & (rows.epoch < 0)]
+    chosen = rows[(rows.metric == metric) & (rows.epoch == FINAL)]
+    chosen = chosen.assign(images=chosen.n_train.astype(float).fillna(everything))
     methods = list(dict.fromkeys(chosen.method))
     for k, method in enumerate(methods):
         part = chosen[chosen.method == method]
-        sizes = part.n_train.astype(float).fillna(everything)
-        intervals = {size: mean_interval(part.value[sizes == size]) for size in sorted(set(sizes))}
-        x = np.array(list(intervals)) * 1.04 ** (k - (len(methods) - 1) / 2)  # side by side, so that intervals stay readable
-        ax.plot(x, [i.mean for i in intervals.values()], color=COLOURS[method], marker=MARKERS[method], label=label(method))
-        ax.vlines(x, [i.low for i in intervals.values()], [i.high for i in intervals.values()], color=COLOURS[method], linewidth=1.5)
-    ticks = sorted(set(chosen.n_train.astype(float).fillna(everything)))
+        sizes = sorted(set(part.images))
+        intervals = [mean_interval(part.value[part.images == size].tolist()) for size in sizes]
+        x = np.array(sizes) * 1.04 ** (k - (len(methods) - 1) / 2)  # beside each other, not on top
+        means = [interval.mean for interval in intervals]
+        ax.plot(x, means, color=colour(method), marker=marker(method), label=label(method))
+        low = [interval.low for interval in intervals]
+        high = [interval.high for interval in intervals]
+        ax.vlines(x, low, high, color=colour(method), linewidth=1.5)
+    ticks = sorted(set(chosen.images))
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.set(xlabel="target images a class", ylabel=ylabel, title=title, ylim=(-0.03, 1.03))
+    ax.set(xlabel="target images per class", ylabel=ylabel, title=title, ylim=(-0.03, 1.03))
     return ax
 
 
-def forest(differences: Mapping[str, object], ax: Axes, xlabel: str, title: str) -> Axes:
-    """Differences with their intervals, one a row; the vertical line is no difference. differences: name -> statistics.Interval."""
+def forest(differences: Mapping[str, Interval], ax: Axes, xlabel: str, title: str) -> Axes:
+    """Differences with their intervals, one per row; the vertical line is no difference.
+
+    Args:
+        differences: name -> interval, from top to bottom.
+        ax: to draw on.
+        xlabel: name and unit of the differences.
+        title: of the axes.
+    """
     for row, interval in enumerate(differences.values()):
         ax.plot(interval.mean, row, "o", color="black")
         ax.plot([interval.low, interval.high], [row, row], color="black")
@@ -162,14 +254,301 @@ def forest(differences: Mapping[str, object], ax: Axes, xlabel: str, title: str)
     return ax
 
 
-def distances(matrix, unit: str, ax: Axes, title: str, digits: int = 2) -> Axes:
-    """A `distances.Matrix` as a heat map: sources down, targets across, each mean with half of its 95 % interval under it."""
-    shown = np.where(np.eye(len(matrix.names), dtype=bool), np.nan, matrix.mean)
-    image = ax.imshow(shown, cmap="Greys", vmin=0, vmax=1.3 * np.nanmax(shown))
-    for i, j in np.argwhere(np.isfinite(shown)):
+def trade_off(rows: pd.DataFrame, ax: Axes, title: str, allowed: float = 0.02) -> Axes:
+    """Flip rate over clean accuracy in the shortcut test: one marker per method.
+
+    Crosses are 95 % t intervals over seeds. In the shaded corner a method keeps the shortcut out:
+    at most `allowed` more flips than training from scratch, and no less accurate on clean images
+    than fine-tuning.
+
+    Args:
+        rows: tidy rows of one number of target images, "scratch" and "ft" among their methods.
+        ax: to draw on.
+        title: of the axes.
+        allowed: additional flips, as a fraction.
+    """
+    final = rows[(rows.epoch == FINAL) & rows.method.isin(list(METHODS))]
+    for method in [m for m in METHODS if m in set(final.method)]:
+        accuracy = _interval(final, method, "clean_accuracy")
+        flips = _interval(final, method, "flip_rate")
+        thin: dict[str, Any] = {"color": colour(method), "linewidth": 1, "alpha": 0.6}
+        ax.plot([accuracy.low, accuracy.high], [flips.mean, flips.mean], **thin)
+        ax.plot([accuracy.mean, accuracy.mean], [flips.low, flips.high], **thin)
+        ax.plot(
+            accuracy.mean,
+            flips.mean,
+            linestyle="",
+            marker=marker(method),
+            color=colour(method),
+            markersize=8,
+            label=label(method),
+            zorder=3,
+        )
+    accuracies = final[final.metric == "clean_accuracy"].groupby("method").value.mean()
+    left = accuracies.min() - 0.05
+    right = accuracies.max() + 0.05
+    most_flips = _interval(final, "scratch", "flip_rate").mean + allowed
+    ax.fill_between(
+        [accuracies["ft"], right], -0.03, most_flips, color="grey", alpha=0.2, linewidth=0
+    )
+    ax.set(
+        xlim=(left, right),
+        ylim=(-0.03, 1.03),
+        xlabel="accuracy without shortcut",
+        ylabel="flip rate",
+        title=title,
+    )
+    return ax
+
+
+def against_baseline(
+    values: "pd.Series[float]", baseline: "pd.Series[float]", ax: Axes, xlabel: str, title: str
+) -> Axes:
+    """Horizontal bars, one per setting from top to bottom, each with its baseline as a stroke.
+
+    Args:
+        values: of the network, indexed by the setting's name.
+        baseline: of linear regression on the same data, indexed likewise.
+        ax: to draw on.
+        xlabel: name and unit of the values.
+        title: of the axes.
+    """
+    rows = np.arange(len(values))
+    ax.barh(rows, values, 0.65, color=BACKBONE_COLOUR, alpha=0.6, label="network")
+    ax.vlines(
+        baseline[values.index],
+        rows - 0.42,
+        rows + 0.42,
+        color=_ACCENT,
+        linewidth=2.5,
+        label="linear regression on the same data",
+    )
+    ax.set_yticks(rows, list(values.index))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel=xlabel, title=title)
+    return ax
+
+
+# --- images ------------------------------------------------------------------------------------
+
+
+def images(task: Task, ax: Axes, per_class: int = 5, split: str = "train") -> Axes:
+    """A sheet of a task's images: one row per class, its name at the left.
+
+    Args:
+        task: of images.
+        ax: to draw on.
+        per_class: images per row.
+        split: "train" or "val".
+    """
+    x = getattr(task, f"x_{split}")
+    y = getattr(task, f"y_{split}")
+    rows = []
+    for k in range(task.outputs):
+        first = (y == k).nonzero()[:per_class, 0]
+        rows.append(np.concatenate(list(x[first].permute(0, 2, 3, 1).numpy()), axis=1))
+    ax.imshow(np.concatenate(rows), interpolation="nearest")
+    centres = [task.side * (k + 0.5) for k in range(task.outputs)]
+    ax.set_yticks(centres, [_spaced(name) for name in task.class_names])
+    ax.set_xticks([])
+    _without_frame(ax)
+    title = DATASETS[task.dataset].title if task.dataset in DATASETS else task.dataset
+    ax.set_title(f"{task.name} ({title})")
+    return ax
+
+
+def image_rows(
+    images: np.ndarray, names: Sequence[str], columns: Sequence[str], ax: Axes, title: str
+) -> Axes:
+    """A sheet of images with a name at each row and below each column.
+
+    Args:
+        images: (r, c, h, w, 3), 0 ... 1.
+        names: of the r rows.
+        columns: of the c columns.
+        ax: to draw on.
+        title: of the axes.
+    """
+    count, across, side = images.shape[:3]
+    gap = ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0))  # a white line between neighbours
+    framed = np.pad(images, gap, constant_values=1)
+    rows = [np.concatenate(list(row), axis=1) for row in framed]
+    ax.imshow(np.concatenate(rows), interpolation="nearest")
+    ax.set_yticks([(side + 1) * (k + 0.5) for k in range(count)], list(names))
+    ax.set_xticks([(side + 1) * (k + 0.5) for k in range(across)], list(columns))
+    _without_frame(ax)
+    ax.set_title(title)
+    return ax
+
+
+def confusion(
+    counts: np.ndarray, names: Sequence[str], columns: Sequence[str], ax: Axes, title: str
+) -> Axes:
+    """Counts as a heat map: true classes in rows, predicted labels in columns.
+
+    The grey value is the share of a row's images.
+
+    Args:
+        counts: (k, k) images.
+        names: of the k true classes.
+        columns: of the k labels, by the source's class.
+        ax: to draw on.
+        title: of the axes.
+    """
+    shares = counts / counts.sum(1, keepdims=True)
+    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    for i, j in np.ndindex(counts.shape):
+        dark = shares[i, j] > 0.5
+        _write(ax, i, j, str(int(counts[i, j])), dark)
+    ax.set_yticks(range(len(names)), [_spaced(name) for name in names])
+    ax.set_xticks(range(len(columns)), [_spaced(n) for n in columns], rotation=35, ha="right")
+    ax.grid(visible=False)
+    ax.set(xlabel="predicted: label of the source class", ylabel="true class", title=title)
+    return ax
+
+
+# --- features of the synthetic task ------------------------------------------------------------
+
+
+def feature_ranges(x: np.ndarray, ax: Axes, title: str) -> Axes:
+    """Mean and standard deviation of each synthetic feature, coloured by its role for the target.
+
+    Args:
+        x: (n, 50) raw features.
+        ax: to draw on.
+        title: of the axes.
+    """
+    features = np.arange(x.shape[1])
+    mean = x.mean(0)
+    spread = x.std(0)
+    for name, part, shape, of_group in _FEATURE_GROUPS:
+        ax.errorbar(
+            features[part],
+            mean[part],
+            spread[part],
+            fmt=shape,
+            color=of_group,
+            markersize=4,
+            linewidth=1.2,
+            label=name,
+        )
+    ax.set(xlabel="feature", ylabel="mean ± standard deviation (raw units)", title=title)
+    ax.set_ylim(top=ax.get_ylim()[1] + 4)  # room for the legend
+    ax.legend(loc="upper center", ncols=3, fontsize=9)
+    return ax
+
+
+def feature_weights(
+    weights: Mapping[str, np.ndarray],
+    ax: Axes,
+    title: str,
+    ylabel: str = "mean |LIME weight|",
+) -> Axes:
+    """Bars over features, one colour per model: means over explained points.
+
+    Strokes are 1.96 standard errors over the points.
+
+    Args:
+        weights: model -> (n, d) weights, one row per explained point.
+        ax: to draw on.
+        title: of the axes.
+        ylabel: name and unit of the weights.
+    """
+    width = 0.8 / len(weights)
+    for k, (method, values) in enumerate(weights.items()):
+        size = np.abs(values)
+        ax.bar(
+            np.arange(values.shape[1]) + (k - (len(weights) - 1) / 2) * width,
+            size.mean(0),
+            width,
+            color=colour(method),
+            alpha=0.85,
+            label=label(method),
+            yerr=_NORMAL * size.std(0, ddof=1) / np.sqrt(len(size)),
+            error_kw={"linewidth": 0.7, "ecolor": "black"},
+        )
+    ax.set(xlabel="feature", ylabel=ylabel, title=title)
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def feature_profile(sizes: Mapping[str, np.ndarray], ax: Axes, ylabel: str, title: str) -> Axes:
+    """One value per feature, one marker per model.
+
+    Args:
+        sizes: model -> (d,) values.
+        ax: to draw on.
+        ylabel: name and unit of the values.
+        title: of the axes.
+    """
+    for method, values in sizes.items():
+        ax.plot(
+            np.arange(len(values)),
+            values,
+            linestyle="",
+            marker=marker(method),
+            color=colour(method),
+            markersize=4.5,
+            alpha=0.85,
+            label=label(method),
+        )
+    ax.set(xlabel="feature", ylabel=ylabel, title=title)
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+def agreement(
+    effect: np.ndarray, weight: np.ndarray, ax: Axes, title: str, colour: str, spurious: int = 20
+) -> Axes:
+    """Two measures of each feature against each other, with the line of equality.
+
+    Args:
+        effect: (d,) first measure, on the horizontal axis.
+        weight: (d,) second measure.
+        ax: to draw on.
+        title: of the axes.
+        colour: of the markers.
+        spurious: how many of the first features are spurious; their markers are hollow.
+    """
+    others = f"{spurious} to {len(effect) - 1}"
+    first = f"0 to {spurious - 1} (spurious)"
+    filled: dict[str, Any] = {"linestyle": "", "marker": "o", "color": colour}
+    ax.plot(effect[spurious:], weight[spurious:], markersize=4.5, alpha=0.7, label=others, **filled)
+    hollow: dict[str, Any] = filled | {"markerfacecolor": "none"}
+    ax.plot(effect[:spurious], weight[:spurious], markersize=5.5, label=first, **hollow)
+    top = 1.08 * max(effect.max(), weight.max())
+    ax.plot([0, top], [0, top], color="grey", linewidth=1, linestyle=":", label="equal")
+    ax.set(xlim=(0, top), ylim=(0, top), title=title)
+    return ax
+
+
+# --- distances between tasks -------------------------------------------------------------------
+
+
+def distances(matrix: Matrix, unit: str, ax: Axes, title: str, digits: int = 2) -> Axes:
+    """A matrix of distances as a heat map: sources in rows, targets in columns.
+
+    Below each mean stands half of its 95 % interval, where there is one. The grey values reach from
+    the smallest to the largest distance, so that they show the order of the entries.
+
+    Args:
+        matrix: of one kind.
+        unit: beside the colour bar.
+        ax: to draw on.
+        title: of the axes.
+        digits: after the decimal point.
+    """
+    shown = np.where(matrix.off_diagonal, matrix.mean, np.nan)
+    low = np.nanmin(shown)
+    span = (np.nanmax(shown) - low) or 1.0
+    greys = Normalize(low - 0.25 * span, low + 1.25 * span)  # light enough to read what is written
+    image = ax.imshow(shown, cmap="Greys", norm=greys)
+    for i, j in np.argwhere(matrix.off_diagonal):
         half = (matrix.high[i, j] - matrix.low[i, j]) / 2
-        text = f"{shown[i, j]:.{digits}f}" + ("" if np.isnan(half) else f"\n± {half:.{digits}f}")
-        ax.text(j, i, text, ha="center", va="center", fontsize=8.5, color="white" if shown[i, j] > 0.75 * np.nanmax(shown) else "black")
+        below = "" if np.isnan(half) else f"\n± {half:.{digits}f}"
+        dark = greys(shown[i, j]) > 0.55
+        _write(ax, i, j, f"{shown[i, j]:.{digits}f}{below}", dark)
     ax.set_xticks(range(len(matrix.names)), matrix.names, rotation=35, ha="right")
     ax.set_yticks(range(len(matrix.names)), matrix.names)
     ax.grid(visible=False)
@@ -179,148 +558,147 @@ def distances(matrix, unit: str, ax: Axes, title: str, digits: int = 2) -> Axes:
 
 
 def places(points: np.ndarray, names: Sequence[str], unit: str, ax: Axes, title: str) -> Axes:
-    """Tasks as named points in a plane: (k, 2) places whose distances stand for those between the tasks."""
-    ax.plot(*points.T, "o", color=COLOURS["backbone"])
+    """Tasks as named points in a plane.
+
+    Args:
+        points: (k, 2) places whose distances stand for those between the tasks.
+        names: of the k tasks.
+        unit: of both axes.
+        ax: to draw on.
+        title: of the axes.
+    """
+    ax.plot(points[:, 0], points[:, 1], "o", color=BACKBONE_COLOUR)
+    middle = (points[:, 0].min() + points[:, 0].max()) / 2
     for name, place in zip(names, points, strict=True):
-        ax.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=9)
+        side = "right" if place[0] > middle else "left"  # names stay between the outer points
+        offset = (-5 if side == "right" else 5, 4)
+        ax.annotate(name, place, offset, textcoords="offset points", fontsize=9, ha=side)
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.25)
     ax.set(xlabel=unit, ylabel=unit, title=title)
     return ax
 
 
-def couplings(matrices: Sequence[np.ndarray], titles: Sequence[str], axes: Sequence[Axes]) -> None:
-    """Couplings side by side on one scale: (a, b) masses each, source examples down, target examples across, 1 being an even share."""
+def by_target(matrix: Matrix, accuracies: np.ndarray, ax: Axes, xlabel: str, title: str) -> Axes:
+    """Accuracy after transfer over distance: one point per ordered pair, one colour per target.
+
+    Args:
+        matrix: of the distances.
+        accuracies: (k (k - 1),), in the order of `Matrix.pairs`.
+        ax: to draw on.
+        xlabel: the distance's name and unit.
+        title: of the axes.
+    """
+    k = len(matrix.names)
+    columns = np.tile(np.arange(k), (k, 1))
+    targets = columns[matrix.off_diagonal]
+    colours = plt.get_cmap("viridis")(np.arange(k) / k)
+    for column, name in enumerate(matrix.names):
+        ax.plot(
+            matrix.pairs[targets == column],
+            accuracies[targets == column],
+            linestyle="",
+            marker="osD^v"[column % 5],
+            color=colours[column],
+            label=f"to {name}",
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.set(xlabel=xlabel, title=title)
+    return ax
+
+
+def couplings(
+    matrices: Sequence[np.ndarray], titles: Sequence[str], axes: Sequence[Axes]
+) -> Sequence[Axes]:
+    """Couplings side by side on one scale, on which 1 is an even share of the mass.
+
+    Args:
+        matrices: (a, b) masses each: source examples in rows, target examples in columns.
+        titles: of the axes.
+        axes: to draw on, one per matrix.
+    """
     shares = [matrix / matrix.mean() for matrix in matrices]
     top = max(share.max() for share in shares)
     for share, title, ax in zip(shares, titles, axes, strict=True):
         image = ax.imshow(share, cmap="Greys", vmin=0, vmax=top)
         ax.grid(visible=False)
-        ax.set(xlabel="target example", ylabel="source example" if ax is axes[0] else "", title=title, xticks=[], yticks=[])
+        ylabel = "source example" if ax is axes[0] else ""
+        ax.set(xlabel="target example", ylabel=ylabel, title=title, xticks=[], yticks=[])
     axes[-1].figure.colorbar(image, ax=list(axes), label="mass, in even shares", shrink=0.8)
+    return axes
 
 
 def trajectories(paths: Mapping[str, np.ndarray], ax: Axes, title: str, unit: str) -> Axes:
-    """Walks in a plane, one a method: (t, 2) places, a ring where it starts and a filled marker where it ends."""
-    for method, walk in paths.items():
-        ax.plot(*walk.T, "-", color=COLOURS[method], linewidth=1.2)
-        ax.plot(*walk[1:-1].T, ".", color=COLOURS[method], markersize=4)
-        ax.plot(*walk[-1], marker=MARKERS[method], linestyle="", color=COLOURS[method], markersize=9, label=label(method))
-    ax.plot(*next(iter(paths.values()))[0], "o", color=COLOURS["backbone"], markerfacecolor="none", markersize=10, label="backbone")
+    """Paths in a plane, one per method: a ring where they start, a filled marker where each ends.
+
+    Args:
+        paths: method -> (t, 2) places; all start at one place, the backbone's.
+        ax: to draw on.
+        title: of the axes.
+        unit: of both axes.
+    """
+    for method, path in paths.items():
+        x = path[:, 0]
+        y = path[:, 1]
+        ax.plot(x, y, "-", color=colour(method), linewidth=1.2)
+        ax.plot(x[1:-1], y[1:-1], ".", color=colour(method), markersize=4)
+        ax.plot(
+            x[-1],
+            y[-1],
+            linestyle="",
+            marker=marker(method),
+            color=colour(method),
+            markersize=9,
+            label=label(method),
+        )
+    start = next(iter(paths.values()))[0]
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 10, "color": BACKBONE_COLOUR}
+    ax.plot(start[0], start[1], "o", label=label(BACKBONE), **ring)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set(xlabel=unit, ylabel=unit, title=title)
     ax.legend(fontsize=9)
     return ax
 
 
-def image_rows(images: np.ndarray, names: Sequence[str], columns: Sequence[str], ax: Axes, title: str) -> Axes:
-    """A sheet of images with a name at each row and under each column. images: (r, c, h, w, 3), 0 ... 1."""
-    count, across, side = images.shape[:3]
-    framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)  # a white line between neighbours
-    ax.imshow(np.concatenate([np.concatenate(list(row), axis=1) for row in framed]), interpolation="nearest")
-    ax.set_yticks([(side + 1) * (k + 0.5) for k in range(count)], names)
-    ax.set_xticks([(side + 1) * (k + 0.5) for k in range(across)], columns)
+# --- helpers -----------------------------------------------------------------------------------
+
+
+def _check(method: str) -> None:
+    """Raises ValueError for a name that has no colour and marker."""
+    if method != BACKBONE and method not in METHODS:
+        names = ", ".join((BACKBONE, *METHODS))
+        raise ValueError(f"method must be one of {names}; got {method!r}")
+
+
+def _bar(
+    values: Sequence[float], x: float, width: float, ax: Axes, method: str, labelled: bool
+) -> None:
+    """One bar with its interval and its runs."""
+    interval = mean_interval(values)
+    name = label(method) if labelled else None
+    ax.bar(x, interval.mean, width * 0.92, color=colour(method), alpha=0.75, label=name)
+    if interval.n > 1:
+        ax.plot([x, x], [interval.low, interval.high], color="black", linewidth=1.2)
+    ax.plot(np.full(len(values), x), values, ".", color="black", markersize=3.5, alpha=0.6)
+
+
+def _interval(final: pd.DataFrame, method: str, metric: str) -> Interval:
+    chosen = final[(final.method == method) & (final.metric == metric)]
+    return mean_interval(chosen.value.tolist())
+
+
+def _write(ax: Axes, row: int, column: int, text: str, dark: bool) -> None:
+    """A text in a cell of a heat map, white where the cell is dark."""
+    shade = "white" if dark else "black"
+    ax.text(column, row, text, ha="center", va="center", fontsize=8.5, color=shade)
+
+
+def _without_frame(ax: Axes) -> None:
+    """No grid, spines or tick marks, as around a sheet of images."""
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    ax.set_title(title)
-    return ax
 
 
-def by_target(matrix, accuracies: np.ndarray, ax: Axes, xlabel: str, title: str) -> Axes:
-    """Accuracy after transfer over the distance of a `distances.Matrix`, one marker an ordered pair, a colour a target.
-
-    accuracies: (k (k - 1),), in the order of `Matrix.pairs`.
-    """
-    targets = np.tile(np.arange(len(matrix.names)), (len(matrix.names), 1))[~np.eye(len(matrix.names), dtype=bool)]
-    for k, name in enumerate(matrix.names):
-        ax.plot(matrix.pairs[targets == k], accuracies[targets == k], "osD^v"[k % 5], color=plt.cm.viridis(k / len(matrix.names)), label=f"to {name}")
-    ax.set(xlabel=xlabel, title=title)
-    return ax
-
-
-def trade_off(rows: pd.DataFrame, ax: Axes, title: str, allowed: float = 0.02) -> Axes:
-    """Flips over clean accuracy under Salman's test: a marker a method, crosses of 95 % t intervals over seeds.
-
-    rows: tidy rows of one size of data, "scratch" and "ft" among them; in the shaded corner a method keeps the shortcut out: at most `allowed`
-    more flips than scratch, and no less accurate on clean images than fine-tuning.
-    """
-    final = rows[(rows.epoch < 0) & rows.method.isin(METHODS)]
-    means = final.groupby(["method", "metric"]).value.mean()
-    most, least = means["scratch", "flip_rate"] + allowed, means["ft", "clean_accuracy"]
-    for method in [m for m in METHODS if m in set(final.method)]:
-        part = final[final.method == method]
-        x, y = (mean_interval(part.value[part.metric == metric]) for metric in ("clean_accuracy", "flip_rate"))
-        ax.plot(x.mean, y.mean, linestyle="", marker=MARKERS[method], color=COLOURS[method], markersize=8, label=label(method), zorder=3)
-        ax.plot([x.low, x.high], [y.mean] * 2, color=COLOURS[method], linewidth=1, alpha=0.6)
-        ax.plot([x.mean] * 2, [y.low, y.high], color=COLOURS[method], linewidth=1, alpha=0.6)
-    limits = means.unstack().clean_accuracy.min() - 0.05, means.unstack().clean_accuracy.max() + 0.05
-    ax.fill_between([least, limits[1]], -0.03, most, color="grey", alpha=0.2, linewidth=0)
-    ax.set(xlim=limits, ylim=(-0.03, 1.03), xlabel="accuracy, no ball", ylabel="predictions that the ball flips", title=title)
-    return ax
-
-
-def legend_below(figure: plt.Figure, ax: Axes) -> None:
-    """One legend for the whole figure, under it, from the entries of one of its axes."""
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if len(labels) <= 5 else 3)
-
-
-def feature_ranges(x: np.ndarray, ax: Axes, title: str) -> Axes:
-    """Mean and standard deviation of each synthetic feature, coloured by what it is for the target. x: (n, 50) raw features."""
-    groups = {"spurious": (slice(0, 20), "o", "#D55E00"), "shared": (slice(20, 30), "s", "#009E73"), "target only": (slice(30, 50), "^", "#7A5195")}
-    place, mean, spread = np.arange(x.shape[1]), x.mean(0), x.std(0)
-    for name, (part, marker, colour) in groups.items():
-        ax.errorbar(place[part], mean[part], spread[part], fmt=marker, color=colour, markersize=4, linewidth=1.2, label=name)
-    ax.set(xlabel="feature", ylabel="mean ± standard deviation (raw units)", title=title)
-    ax.set_ylim(top=ax.get_ylim()[1] + 4)  # room for the legend
-    ax.legend(loc="upper center", ncols=3, fontsize=9)
-    return ax
-
-
-def against_yardstick(values: pd.Series, yardstick: pd.Series, ax: Axes, xlabel: str, title: str) -> Axes:
-    """Lying bars, one a setting, the first on top, each with its own yardstick as a vertical stroke. Both indexed by the setting's name."""
-    rows = np.arange(len(values))
-    ax.barh(rows, values, 0.65, color=COLOURS["backbone"], alpha=0.6, label="network")
-    ax.vlines(yardstick[values.index], rows - 0.42, rows + 0.42, color="#D55E00", linewidth=2.5, label="linear regression on the same data")
-    ax.set_yticks(rows, list(values.index))
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.set(xlabel=xlabel, title=title)
-    return ax
-
-
-def feature_profile(sizes: Mapping[str, np.ndarray], ax: Axes, ylabel: str, title: str) -> Axes:
-    """One marker a feature and model. sizes: model -> (d,) values."""
-    for method, values in sizes.items():
-        ax.plot(np.arange(len(values)), values, MARKERS[method], color=COLOURS[method], markersize=4.5, alpha=0.85, label=label(method))
-    ax.set(xlabel="feature", ylabel=ylabel, title=title)
-    ax.set_ylim(bottom=0)
-    return ax
-
-
-def agreement(effect: np.ndarray, weight: np.ndarray, ax: Axes, title: str, colour: str, spurious: int = 20) -> Axes:
-    """Two measures of each feature against each other: the spurious ones (the first) hollow, the others filled, equality as a line."""
-    ax.plot(effect[spurious:], weight[spurious:], "o", color=colour, markersize=4.5, alpha=0.7, label=f"{spurious} to {len(effect) - 1}")
-    ax.plot(effect[:spurious], weight[:spurious], "o", color=colour, markerfacecolor="none", markersize=5.5, label=f"0 to {spurious - 1} (spurious)")
-    top = 1.08 * max(effect.max(), weight.max())
-    ax.plot([0, top], [0, top], color="grey", linewidth=1, linestyle=":", label="equal")
-    ax.set(xlim=(0, top), ylim=(0, top), title=title)
-    return ax
-
-
-def slopes(rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, title: str) -> Axes:
-    """Final values from one metric to the next on a log axis: a thin line a run, a thick line through the means (name -> text under it)."""
-    final, place = rows[rows.epoch < 0], np.arange(len(metrics))
-    for method, part in final.groupby("method", sort=False):
-        table = part.pivot_table(index="seed", columns="metric", values="value")[list(metrics)]
-        ax.plot(place, table.T.to_numpy(), color=COLOURS[method], linewidth=0.9, alpha=0.55)
-        ax.plot(place, table.mean(), color=COLOURS[method], marker=MARKERS[method], markersize=7, linewidth=2.4, label=label(method))
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
-    ax.set_xticks(place, list(metrics.values()))
-    ax.margins(x=0.08)
-    ax.set(ylabel=ylabel, title=title)
-    return ax
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")

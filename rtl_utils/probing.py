@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from rtl_utils.data import Task
+from rtl_utils.messages import shown
 from rtl_utils.models import Net, predict
 from rtl_utils.randomness import generator
 
@@ -122,12 +123,18 @@ def lime_weights(
         fits.
 
     Raises:
-        ValueError: for fewer than two samples.
+        ValueError: for fewer than two samples, no points, or one that the task does not have.
 
     Source: Ribeiro et al. (2016).
     """
     if samples < 2:
         raise ValueError(f"samples must be 2 or more; got {samples}")
+    n = len(task.x_val)
+    if not len(points) or not all(0 <= point < n for point in points):
+        raise ValueError(
+            f"points must be rows of the {n:,} validation examples, at least one; "
+            f"got {shown(list(points))}"
+        )
     scale = torch.from_numpy(StandardScaler(with_mean=False).fit(task.x_train.numpy()).scale_)
     d = task.x_val.shape[1]
     weights, fits = [], []

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from rtl_utils import __version__
+
 FIELDS = (
     "commit",
     "clean",
@@ -42,7 +44,7 @@ def provenance(device: str, threads: int, seconds: float) -> Record:
     return {
         "commit": commit,
         "clean": clean,
-        "package": version("rtl-utils"),
+        "package": __version__,
         "python": platform.python_version(),
         "torch": version("torch"),
         "device": device,

@@ -2,8 +2,8 @@
 
 The key is a hash of what the run reads and of the version numbers of the numerics that it uses. A
 field that its method does not read, a new method, a rename or a moved file changes no key. A field
-that is off (None, 0, False, empty) is left out, so a new field that is off by default keeps every
-key.
+that is off (None, 0, False, empty) is left out, and so is a version that was never raised; so a new
+field that is off by default, or a new room with a version, keeps every key.
 """
 
 import hashlib
@@ -161,22 +161,25 @@ def reads(run: Run) -> dict[str, Any]:
         "head": head,
         "width": run.width,
         "sgd": _on(run.sgd),
-        "versions": {
-            "dataset": DATASETS[run.dataset].version,
-            "network": _network_version(run.width),
-            "training": training.VERSION,
-            "probing": probing.VERSION,
-        },
+    }
+    versions = {
+        "dataset": DATASETS[run.dataset].version,
+        "network": _network_version(run.width),
+        "training": training.VERSION,
+        "probing": probing.VERSION,
     }
     if run.method == BACKBONE:
         what |= {"method": BACKBONE, "task": run.source, "shortcut": _shortcut(run.source_shortcut)}
+        versions["schedule"] = SCHEDULES["constant"].version
     else:
-        what |= _transfer_reads(run, METHODS[run.method], what["versions"])
+        what |= _transfer_reads(run, METHODS[run.method], versions)
     if run.source_shortcut is not None:
         what["measured"] = [
             _shortcut(replace(run.source_shortcut, classes=None)),
             run.shortcut_label,
         ]
+    raised = {name: version for name, version in versions.items() if version > 1}
+    what["versions"] = raised or None
     return {name: value for name, value in what.items() if value is not None}
 
 
@@ -242,6 +245,11 @@ def check_fields(run: Run) -> None:
     for name in (run.source, run.target):
         if name is not None:
             check_task(run.dataset, name)
+    if (run.method == BACKBONE) != (run.target is None):
+        raise ValueError(
+            "target must be None for a backbone, which trains on the source, and a task for every "
+            f"other method; got {run.target!r} for {run.method!r}"
+        )
     pair = (run.source, run.target)
     dataset = DATASETS[run.dataset]
     if dataset.views is not None and run.target is not None and pair not in dataset.pairs:
@@ -288,6 +296,8 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
     }
     if method.start == "backbone":
         what["backbone"] = reads(run.backbone())
+    elif method.blend not in (None, "symmetric"):  # no backbone, but a path from the source
+        what["source"] = [run.source, _shortcut(run.source_shortcut)]
     if method.blend is not None:
         versions["blend"] = BLENDS[method.blend].version
     if method.coupling != "independent":
@@ -305,13 +315,18 @@ def _on(record: Any) -> dict[str, Any]:
     """The fields of a record that are on; 1 and 1.0 are the same learning rate."""
     values = {f.name: getattr(record, f.name) for f in fields(record)}
     real = {f.name for f in fields(record) if f.type is float}
-    return {name: float(v) if name in real else v for name, v in values.items() if v}
+    on: dict[str, Any] = {}
+    on |= {name: float(v) if name in real else v for name, v in values.items() if v}
+    if "place" in on:
+        on["place"] = [float(part) for part in on["place"]]
+    return on
 
 
 def _shortcut(shortcut: Shortcut | None) -> dict[str, Any] | None:
     if shortcut is None:
         return None
-    return _on(shortcut) | {"version": PATCHES[shortcut.patch].version}
+    version = PATCHES[shortcut.patch].version
+    return _on(shortcut) | ({"version": version} if version > 1 else {})
 
 
 def _network_version(width: str | tuple[int, ...]) -> int:

@@ -429,15 +429,25 @@ def _given(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assigned_in_parameters_cells(cells: Sequence[str]) -> list[str]:
-    """Names that the latest parameters cell sets, and those that papermill injects after it."""
-    names: dict[str, None] = {}
+    """Names that the latest parameters cell sets, and those that papermill injects after it.
+
+    Raises:
+        ValueError: for an injected name that the parameters cell does not have.
+    """
+    own: list[str] = []
+    injected: list[str] = []
     for cell in cells:
         assigned = _assigned_literals(cell)
-        if {"dataset", "seeds", "out"} <= set(assigned):
-            names = dict.fromkeys(assigned)
-        elif cell.lstrip().startswith("# Parameters"):  # what papermill injects
-            names |= dict.fromkeys(assigned)
-    return list(names)
+        if cell.lstrip().startswith("# Parameters"):  # what papermill injects
+            injected = assigned
+        elif {"dataset", "seeds", "out"} <= set(assigned):
+            own = assigned
+            injected = []
+    unknown = sorted(set(injected) - set(own))
+    if own and unknown:
+        names = ", ".join(unknown)
+        raise ValueError(f"{names} is not a parameter of this notebook; it has {', '.join(own)}")
+    return own
 
 
 def _assigned_literals(cell: str) -> list[str]:
@@ -460,7 +470,8 @@ def _assigned_literals(cell: str) -> list[str]:
 
 def _is_parameter(name: str, value: object) -> bool:
     of_python = (ModuleType, FunctionType, BuiltinFunctionType, type)
-    return not (name.startswith("_") or isinstance(value, of_python) or callable(value))
+    of_kernel = name.startswith("_") or name in ("In", "Out")
+    return not (of_kernel or isinstance(value, of_python) or callable(value))
 
 
 def _check_known(given: Mapping[str, Any]) -> None:

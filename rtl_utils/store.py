@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -56,6 +56,26 @@ _VALUES = Table(
     Column("epoch", Integer, primary_key=True),
     Column("value", Float),
 )
+
+
+class Adopted(NamedTuple):
+    """What a run that an earlier version stored becomes.
+
+    Args:
+        key: its new one.
+        spec: its record.
+        reads: what its key is a hash of.
+        provenance: where it came from, if it was stored without one.
+        metrics: old name -> new name.
+    """
+
+    key: str
+    spec: Mapping[str, Any]
+    reads: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    metrics: Mapping[str, str]
+
+
 _ASKED_AT_ONCE = 500  # keys per query: databases limit the number of parameters
 _SWITCH_ATTEMPTS = 200  # at 0.05 s each
 
@@ -156,28 +176,29 @@ class Store:
         described = pd.DataFrame(runs, columns=None if runs else ["run", "status"])
         return values.merge(described, on="run")
 
-    def rename(self, key: str, new: str, spec: Mapping[str, Any], reads: Mapping[str, Any]) -> None:
-        """Give a stored run another key and record; its rows and weights stay as they are."""
-        with self.engine.begin() as connection:
-            run = {"run": new, "spec": dict(spec), "reads": dict(reads)}
-            connection.execute(update(_RUNS).where(_RUNS.c.run == key).values(**run))
-            connection.execute(update(_VALUES).where(_VALUES.c.run == key).values(run=new))
-        if self._weights(key).exists():
+    def adopt(self, key: str, adopted: Adopted) -> None:
+        """Give a stored run another key, record and names of metrics, all or nothing.
+
+        Its values and weights stay as they are, and so does its provenance if it has one.
+
+        Args:
+            key: of the run as it is stored.
+            adopted: what it becomes.
+        """
+        new = adopted.key
+        if self._weights(key).exists():  # first: if this is all that happens, it is done again
             self._weights(key).replace(self._weights(new))
-
-    def rename_metric(self, key: str, metric: str, new: str) -> None:
-        """Give a metric of one run another name."""
-        chosen = (_VALUES.c.run == key) & (_VALUES.c.metric == metric)
+        values = {"run": new, "spec": dict(adopted.spec), "reads": dict(adopted.reads)}
         with self.engine.begin() as connection:
-            connection.execute(update(_VALUES).where(chosen).values(metric=new))
-
-    def add_provenance(self, key: str, provenance: Mapping[str, Any]) -> None:
-        """Say where a run came from that was stored without it."""
-        chosen = _RUNS.c.run == key
-        with self.engine.begin() as connection:
-            found = connection.execute(select(_RUNS.c.provenance).where(chosen)).scalar_one()
-            if not found:
-                connection.execute(update(_RUNS).where(chosen).values(provenance=dict(provenance)))
+            of_run = _RUNS.c.run == key
+            found = connection.execute(select(_RUNS.c.provenance).where(of_run)).scalar_one()
+            values["provenance"] = found or dict(adopted.provenance)
+            connection.execute(update(_RUNS).where(of_run).values(**values))
+            of_run = _VALUES.c.run == key
+            for metric, name in adopted.metrics.items():
+                renamed = update(_VALUES).where(of_run & (_VALUES.c.metric == metric))
+                connection.execute(renamed.values(metric=name))
+            connection.execute(update(_VALUES).where(of_run).values(run=new))
 
     def save_weights(self, key: str, net: torch.nn.Module) -> None:
         """Keep a network's weights under the run's key; the file appears whole or not at all.

@@ -1,93 +1,222 @@
-"""The long runs behind docs/: `.venv/bin/python docs/sweep.py NAME`, NAME being one of SWEEPS.
+"""The long runs behind docs/: `.venv/bin/python sweeps/sweep.py NAME`, NAME being one of SWEEPS.
 
-One seed after the other. A seed's rows are exported to docs/results/NAME/seed-K.csv when all are there; a seed that has its file is not run
-again (delete the file to do so), and within a seed nothing that the store has is trained again, so a sweep that was stopped carries on.
+Seeds run one after the other. When a seed is done, its rows are written to
+results/NAME/seed-K.csv and what made them to results/NAME/manifest.json. Trained runs are cached in
+the store, so a sweep that was stopped carries on where it was.
 """
 
 import argparse
-from pathlib import Path
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from rtl_utils import distances, experiments, methods, paper
+from rtl_utils import distances, experiments, folders, paper, tables
 from rtl_utils.coupled import Coupled
+from rtl_utils.data import Shortcut
 from rtl_utils.experiments import Run
-from rtl_utils.results import Store
-from rtl_utils.tasks import load
+from rtl_utils.methods import METHODS
+from rtl_utils.migration import migrate
+from rtl_utils.runs import class_names
+from rtl_utils.store import Store
 from rtl_utils.training import Sgd
 
-HERE = Path(__file__).resolve().parent
-TEN, TWENTY = Sgd(epochs=10), Sgd(epochs=20)
+DIGITS = ("digits-0-4", "digits-5-9")
+BASICS = ("scratch", "ft", "fixed", "ut")
+TEN = Sgd(epochs=10)
+TWENTY = Sgd(epochs=20)
+
+
+class Sweep(NamedTuple):
+    """A sweep.
+
+    Args:
+        runs: seed -> the runs of that seed.
+        seeds: how many it has by default, from 0.
+    """
+
+    runs: Callable[[int], list[Run]]
+    seeds: int
+
+
+def digits(seed: int) -> list[Run]:
+    """The runs of notebooks 03 to 05 on the digits; the last condition alone from seed 10 on."""
+    at_test = [
+        _digits(method, seed, shortcut=True, n_train=n_train)
+        for n_train in (20, None)
+        for method in (*BASICS, "ut-mixture")
+    ]
+    if seed >= 10:
+        return at_test
+    marked: dict[str, Any] = {"target_shortcut": Shortcut()}
+    clean = [_digits(method, seed) for method in BASICS]
+    everywhere = [_digits(method, seed, shortcut=True, **marked) for method in BASICS]
+    controls = [
+        _digits("ft", seed, **marked),
+        _digits("ft", seed, shortcut=True, sgd=replace(TWENTY, lr=0.001), **marked),
+        _digits("ft", seed, shortcut=True, sgd=replace(TWENTY, epochs=4), **marked),
+    ]
+    return at_test + clean + everywhere + controls
 
 
 def digits_methods(seed: int) -> list[Run]:
-    """Every method under Salman's test: the ball on one class of the source, a clean target, the ball at test time."""
-    coupled = Coupled(partitions=5)
-    return [run for n_train in (50, None) for run in _every_method("digits", ("digits-0-4", "digits-5-9"), seed, True, n_train, TWENTY, coupled)]
+    """Every method in the shortcut test: a biased source, a clean target."""
+    return [
+        _digits(method, seed, shortcut=True, n_train=n_train, coupled=Coupled(partitions=5))
+        for n_train in (50, None)
+        for method in METHODS
+    ]
 
 
 def cifar_methods(seed: int) -> list[Run]:
-    """The same on CIFAR-100, herbivores to flowers: 20 epochs at 50 images a class, 10 epochs at 500."""
+    """The same on CIFAR-100, herbivores to flowers, with 50 and with all images per class."""
     pair = ("herbivores", "flowers")
+    few = Coupled(iterations=2, partitions=5)
+    many = Coupled(iterations=2, blocks=20, partitions=5)
     return [
-        *_every_method("cifar100", pair, seed, True, 50, TWENTY, Coupled(iterations=2, partitions=5)),
-        *_every_method("cifar100", pair, seed, True, None, TEN, Coupled(iterations=2, blocks=20, partitions=5)),
+        *_cifar(pair, seed, shortcut=True, n_train=50, sgd=TWENTY, coupled=few),
+        *_cifar(pair, seed, shortcut=True, n_train=None, sgd=TEN, coupled=many),
     ]
 
 
 def cifar_pairs(seed: int) -> list[Run]:
-    """Every method on the paper's three pairs at 50 images a class, from a clean backbone and from one that knows the ball."""
+    """Every method on the paper's three pairs, from a clean and from a biased source."""
     coupled = Coupled(iterations=2, partitions=5)
-    return [run for pair in paper.TABLES for ball in (False, True) for run in _every_method("cifar100", pair, seed, ball, 50, TWENTY, coupled)]
+    return [
+        run
+        for pair in paper.TABLES
+        for shortcut in (False, True)
+        for run in _cifar(pair, seed, shortcut, n_train=50, sgd=TWENTY, coupled=coupled)
+    ]
 
 
 def distance_runs(seed: int) -> list[Run]:
-    """Fine-tuning and uncoupled distance between the paper's five superclasses: 10 epochs from backbones of 20."""
-    return [run for kind in ("fine-tuning", "uncoupled") for run in _between_all(kind, seed)]
+    """Fine-tuning and uncoupled distance between the paper's five superclasses."""
+    return [*_between_all("fine-tuning", seed), *_between_all("uncoupled", seed)]
 
 
 def coupled_distance_runs(seed: int) -> list[Run]:
-    """The coupled distance, 2 iterations of 10 epochs, 20 blocks of 25 x 25, 10 partitions."""
+    """The coupled distance between the same superclasses, over 20 blocks of 25 x 25 pairs."""
     return _between_all("coupled", seed)
 
 
 SWEEPS = {
-    "digits-methods": (digits_methods, 10),
-    "cifar-methods": (cifar_methods, 3),
-    "cifar-pairs": (cifar_pairs, 1),
-    "distances": (distance_runs, 3),
-    "coupled-distances": (coupled_distance_runs, 1),
+    "digits": Sweep(digits, 20),
+    "digits-methods": Sweep(digits_methods, 10),
+    "cifar-methods": Sweep(cifar_methods, 3),
+    "cifar-pairs": Sweep(cifar_pairs, 1),
+    "distances": Sweep(distance_runs, 3),
+    "coupled-distances": Sweep(coupled_distance_runs, 1),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sweep from the command line; returns the number of runs that are missing."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", choices=SWEEPS)
-    parser.add_argument("--out", default="runs/sweep", help="folder of the store (default: runs/sweep)")
-    arguments = parser.parse_args()
-    runs_of, seeds = SWEEPS[arguments.name]
-    store, folder = Store(arguments.out), HERE / "results" / arguments.name
-    folder.mkdir(exist_ok=True)
-    for seed in range(seeds):
-        path = folder / f"seed-{seed}.csv"
-        if not path.exists():
-            runs = runs_of(seed)
-            experiments.run(runs, store)
-            store.export(path, [run.key for one in runs for run in (one, one.backbone())])
-        print(path, flush=True)
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: all seeds of the sweep")
+    parser.add_argument("--out", help="folder of the store (default: runs/sweep)")
+    parser.add_argument("--device", default="cpu", help="where runs are trained (default: cpu)")
+    parser.add_argument(
+        "--export-only",
+        action="store_true",
+        help="write what the store has and train nothing",
+    )
+    parser.add_argument("--note", default="", help="what the manifest says beside the facts")
+    chosen = parser.parse_args(arguments)
+    sweep = SWEEPS[chosen.name]
+    seeds = range(sweep.seeds) if chosen.seeds is None else chosen.seeds
+    store = Store(chosen.out or folders.root() / "runs" / "sweep")
+    if chosen.export_only:
+        migrate(store)
+    missing = 0
+    for seed in seeds:
+        runs = sweep.runs(seed)
+        if not chosen.export_only:
+            experiments.run(runs, store, chosen.device)
+        missing += write(chosen.name, seed, runs, store, chosen.note)
+    return missing
 
 
-def _between_all(kind: str, seed: int) -> list[Run]:
-    fields = {"sgd": TEN, "source_sgd": TWENTY, "coupled": Coupled(iterations=2, blocks=20, partitions=10), "partitions": 10}
-    return distances.pair_runs(paper.GAO_TASKS, kind, [seed], **fields)
+def write(name: str, seed: int, runs: Sequence[Run], store: Store, note: str = "") -> int:
+    """Write one seed's rows and the sweep's manifest, and say so.
+
+    Args:
+        name: of the sweep.
+        seed: of the runs.
+        runs: whose rows, and whose backbones' rows, are written.
+        store: that has them.
+        note: for the manifest.
+
+    Returns:
+        How many of the runs the store lacks.
+    """
+    folder = folders.root() / "results" / name
+    path = folder / f"seed-{seed}.csv"
+    backbones = [run.backbone() for run in runs if run.needs_backbone]
+    wanted = list(dict.fromkeys([*runs, *backbones]))
+    done = store.status(run.key for run in wanted)
+    missing = sum(run.key not in done for run in wanted)
+    if done:
+        experiments.export(wanted, store, path)
+        command = f"`.venv/bin/python sweeps/sweep.py {name}`"
+        said = tables.manifest(name, tables.stored(name), command, note)
+        temporary = folder / "manifest.partial"
+        temporary.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+        temporary.replace(folder / "manifest.json")
+    found = f"{len(wanted) - missing} of {len(wanted)} runs"
+    print(f"{name}, seed {seed}: {found} in {path}", flush=True)
+    return missing
 
 
-def _every_method(dataset: str, pair: tuple[str, str], seed: int, ball: bool, n_train: int | None, sgd: Sgd, coupled: Coupled) -> list[Run]:
-    marked = load(dataset, pair[0], seed).class_names[-1] if ball else None
+def _digits(method: str, seed: int, shortcut: bool = False, **fields: Any) -> Run:
+    """A run on the pair of the digits; `shortcut`: whether class "4" of the source carries it."""
+    usual: dict[str, Any] = {"sgd": TWENTY, "source_sgd": TWENTY}
+    if shortcut:
+        usual["source_shortcut"] = Shortcut(classes=("4",))
+    return Run("digits", *DIGITS, method, seed, **(usual | fields))
+
+
+def _cifar(
+    pair: tuple[str, str],
+    seed: int,
+    shortcut: bool,
+    n_train: int | None,
+    sgd: Sgd,
+    coupled: Coupled,
+) -> list[Run]:
+    """Every method on a pair of CIFAR-100; `shortcut`: whether the source's last class has it."""
+    last = class_names("cifar100", pair[0])[-1]
     return [
-        Run(dataset, *pair, method, seed, source_ball=marked, n_train=n_train, sgd=sgd, source_sgd=TWENTY, coupled=coupled)
-        for method in methods.METHODS
-        if ball or not methods.needs_shortcut(method)
+        Run(
+            "cifar100",
+            *pair,
+            method,
+            seed,
+            source_shortcut=Shortcut(classes=(last,)) if shortcut else None,
+            n_train=n_train,
+            sgd=sgd,
+            source_sgd=TWENTY,
+            coupled=coupled,
+        )
+        for method, record in METHODS.items()
+        if shortcut or not record.needs_knowledge
     ]
 
 
+def _between_all(kind: str, seed: int) -> list[Run]:
+    """The runs of one kind of distance: 10 epochs from backbones of 20, 10 partitions."""
+    return distances.pair_runs(
+        paper.GAO_TASKS,
+        kind,
+        [seed],
+        sgd=TEN,
+        source_sgd=TWENTY,
+        coupled=Coupled(iterations=2, blocks=20, partitions=10),
+        partitions=10,
+    )
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(1 if main() else 0)

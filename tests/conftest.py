@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: small tasks, the real CIFAR-100 copy, small valid copies of it."""
+"""Fixtures that several test files share: small tasks, the real CIFAR-100, small valid copies."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from rtl_utils.tasks import SUPERCLASSES, Task
+from rtl_utils.data import DATASETS, PATCHES, DataSet, Patch, Task
+from rtl_utils.data.cifar100 import SUPERCLASSES
+from rtl_utils.methods import METHODS, Method
 
 settings.register_profile("course", deadline=None, max_examples=25)
 settings.load_profile("course")
@@ -22,20 +24,21 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def pictures():
-    """Makes small five-class tasks of 16 x 16 random images: pictures(name, seed, a_class)."""
+    """Makes small five-class tasks of 16 x 16 random images: pictures(name, seed, per_class)."""
 
-    def make(name: str = "target", seed: int = 0, a_class: int = 4) -> Task:
+    def make(name: str = "target", seed: int = 0, per_class: int = 4) -> Task:
         draw = torch.Generator().manual_seed(seed)
-        x = torch.randint(0, 256, (10 * a_class, 3, 16, 16), generator=draw, dtype=torch.uint8)
-        y = torch.arange(10 * a_class) % 5
-        return Task(name, "random", x[: 5 * a_class], y[: 5 * a_class], x[5 * a_class :], y[5 * a_class :], tuple("abcde"))
+        n = 5 * per_class
+        x = torch.randint(0, 256, (2 * n, 3, 16, 16), generator=draw, dtype=torch.uint8)
+        y = torch.arange(2 * n) % 5
+        return Task(name, "random", x[:n], y[:n], x[n:], y[n:], tuple("abcde"))
 
     return make
 
 
 @pytest.fixture(scope="session")
 def table():
-    """Makes small regression tasks of five features, y = sum of the features: table(name, seed, n)."""
+    """Makes small regressions of five features, y = sum of the features: table(name, seed, n)."""
 
     def make(name: str = "target", seed: int = 0, n: int = 24) -> Task:
         x = torch.randn(2 * n, 5, generator=torch.Generator().manual_seed(seed))
@@ -50,26 +53,73 @@ def real_cifar100() -> Path:
     """Folder of the real CIFAR-100 copy, which `RTL_DATA` names."""
     folder = os.environ.get("RTL_DATA")
     if not folder or not (Path(folder) / "cifar100.npz").exists():
-        pytest.skip("needs real CIFAR-100 images: set RTL_DATA to a folder with cifar100.npz (`rtl data pack` makes one)")
+        pytest.skip(
+            "needs real CIFAR-100 images: set RTL_DATA to a folder with cifar100.npz "
+            "(`rtl data pack` makes one)"
+        )
     return Path(folder)
 
 
 @pytest.fixture
 def small_cifar100(tmp_path, monkeypatch):
-    """Writes a cifar100.npz of one image a class, with changes, and points RTL_DATA at it; an array given as None is left out."""
+    """Writes a cifar100.npz of one image per class and points RTL_DATA at it.
+
+    Arrays given by name replace its own; an array given as None is left out.
+    """
 
     def write(**changes) -> Path:
-        images = np.random.default_rng(0).integers(0, 64, (100, 32, 32, 3), dtype=np.uint8)  # compressible, as photographs are
+        draw = np.random.default_rng(0)
+        # compressible, as photographs are
+        images = draw.integers(0, 64, (100, 32, 32, 3), dtype=np.uint8)
+        labels = np.arange(100, dtype=np.uint8)
         arrays = {
             "train_images": images,
-            "train_labels": np.arange(100, dtype=np.uint8),
+            "train_labels": labels,
             "test_images": images[::-1],
-            "test_labels": np.arange(100, dtype=np.uint8)[::-1],
+            "test_labels": labels[::-1],
             "class_names": np.array(sorted(c for group in SUPERCLASSES.values() for c in group)),
         }
         path = tmp_path / "cifar100.npz"
-        np.savez_compressed(path, **{name: a for name, a in (arrays | changes).items() if a is not None})
+        kept = {name: a for name, a in (arrays | changes).items() if a is not None}
+        np.savez_compressed(path, **kept)
         monkeypatch.setenv("RTL_DATA", str(tmp_path))
         return path
 
     return write
+
+
+@pytest.fixture
+def toy_data_set(monkeypatch) -> str:
+    """Name of a data set that is added in one place: tasks of two classes of random images."""
+    tasks = {"left": ("a", "b"), "middle": ("c", "d"), "right": ("e", "f")}
+    pairs = (("left", "right"), ("middle", "right"))
+
+    def load(name: str, seed: int) -> Task:
+        draw = torch.Generator().manual_seed(seed + list(tasks).index(name))
+        x = torch.randint(0, 256, (40, 3, 16, 16), generator=draw, dtype=torch.uint8)
+        y = torch.arange(40) % 2
+        return Task(name, "toy", x[:20], y[:20], x[20:], y[20:], tasks[name])
+
+    record = DataSet("toy images", tasks, load, pairs, epochs=2, width="small")
+    monkeypatch.setitem(DATASETS, "toy", record)
+    return "toy"
+
+
+@pytest.fixture
+def toy_method(monkeypatch) -> str:
+    """Name of a method that is added in one place."""
+    record = Method("toy method", "#123456", "1", blend="mixture", schedule="even")
+    monkeypatch.setitem(METHODS, "toy-method", record)
+    return "toy-method"
+
+
+@pytest.fixture
+def toy_patch(monkeypatch) -> str:
+    """Name of a patch that is added in one place: a red square."""
+
+    def red(size: int) -> torch.Tensor:
+        colours = torch.tensor([255.0, 0.0, 0.0, 1.0])
+        return colours[:, None, None].expand(4, size, size).clone()
+
+    monkeypatch.setitem(PATCHES, "red", Patch(red))
+    return "red"

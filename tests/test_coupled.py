@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csc_array
 from sklearn.metrics.pairwise import cosine_distances
 
+from rtl_utils import coupled
 from rtl_utils.coupled import Coupled, feature_cost, iterated, transported
 from rtl_utils.couplings import Coupling, joined, proximal
+from rtl_utils.data import as_float
 from rtl_utils.models import build, predict_features
-from rtl_utils.paths import Grid, Path
-from rtl_utils.tasks import as_float
+from rtl_utils.paths import Path
+from rtl_utils.schedules import Grid
 from rtl_utils.training import History, Replica, Sgd, fit
 
 SMALL = Coupled(iterations=3, block=5, blocks=2, partitions=2, smoothing=0.05)
@@ -27,11 +30,17 @@ def backbone(pictures):
 
 @pytest.fixture
 def replica(pictures):
-    """Makes a replica on the path from 30 source to 20 target images, with a network that is not the backbone."""
+    """Makes a replica from 30 source to 20 target images; its network is not the backbone."""
 
-    def make(a_class: int = 6, coupling: Coupling | None = None) -> Replica:
-        path = Path(pictures("target", 2), pictures("source", 1, a_class), coupling=coupling)
-        return Replica(build(path.target, (4, 4, 4, 4), 0), path, Grid((0.25, 0.5, 1.0)), 0, Sgd(lr=0.05, epochs=3, batch_size=8))
+    def make(per_class: int = 6, coupling: Coupling | None = None) -> Replica:
+        path = Path(pictures("target", 2), pictures("source", 1, per_class), coupling=coupling)
+        return Replica(
+            build(path.target, (4, 4, 4, 4), 0),
+            path,
+            Grid((0.25, 0.5, 1.0)),
+            0,
+            Sgd(lr=0.05, epochs=3, batch_size=8),
+        )
 
     return make
 
@@ -40,53 +49,72 @@ def state(replica):
     return {name: value.clone() for name, value in replica.net.state_dict().items()}
 
 
-@pytest.mark.parametrize("a_class", [4, 6])
-def test_ct_with_the_product_coupling_is_ut_to_the_bit(replica, a_class):
-    product = Coupling(csc_array(np.full((5 * a_class, 20), 1 / (100 * a_class))))
-    ct, ut = replica(a_class, product), replica(a_class)
-    assert fit([ct]) == fit([ut])
+@pytest.mark.parametrize("per_class", [4, 6])
+def test_ct_with_the_product_coupling_is_ut_to_the_bit(replica, per_class):
+    product = Coupling(csc_array(np.full((5 * per_class, 20), 1 / (100 * per_class))))
+    ct, ut = replica(per_class, product), replica(per_class)
+    (history,), (expected,) = fit([ct]), fit([ut])
+    assert replace(history, seconds=0) == replace(expected, seconds=0)
     assert all(torch.equal(value, state(ut)[name]) for name, value in state(ct).items())
 
 
 def test_ct_with_another_coupling_is_not_ut(replica, backbone):
     ct, ut = replica(), replica()
     next(transported(ct, backbone))
-    fit([ct]), fit([ut])
+    fit([ct])
+    fit([ut])
     assert not torch.equal(ct.net.head.weight, ut.net.head.weight)
 
 
-@pytest.mark.parametrize("a_class", [4, 6])
-def test_transported_pairs_images_whose_features_are_alike(replica, backbone, a_class):
-    planned = replica(a_class)
-    cost = cosine_distances(*(predict_features(backbone, task.x_train) for task in (planned.path.source, planned.path.target)))
+@pytest.mark.parametrize("per_class", [4, 6])
+def test_transported_pairs_images_whose_features_are_alike(replica, backbone, per_class):
+    planned = replica(per_class)
+    ends = planned.path.source, planned.path.target
+    cost = cosine_distances(*(predict_features(backbone, task.x_train) for task in ends))
     np.testing.assert_allclose(feature_cost(planned.path, backbone), cost, atol=1e-5)
     assert next(transported(planned, backbone)) is planned
     spent = float((planned.path.coupling.matrix.toarray() * cost).sum())
-    copies = np.kron(cost, np.ones((60 // len(cost), 3)))  # as many copies of each image as give both tasks 60
+    # as many copies of each image as give both tasks 60
+    copies = np.kron(cost, np.ones((60 // len(cost), 3)))
     assert spent == pytest.approx(copies[linear_sum_assignment(copies)].mean(), abs=1e-6)
 
 
-# --- iterations, driven with made-up lengths instead of trainings -----------------------------------------------------------------------
+# --- iterations, driven with made-up lengths instead of trainings ---
+
+
+class Seen(NamedTuple):
+    """What one training was given."""
+
+    coupling: Coupling
+    source: np.ndarray
+    target: np.ndarray
+
+    @property
+    def pairs(self):
+        return {*zip(self.source.tolist(), self.target.tolist(), strict=True)}
 
 
 def driven(replica, backbone, settings=SMALL, cost=None):
-    """What each training was given (coupling, source, target pairs, cost), and the iterations, with the lengths of `cost` (30, 20)."""
+    """What each training was given, and the iterations, where `cost` (30, 20) are the lengths."""
     cost = np.random.default_rng(0).random((30, 20)) if cost is None else cost
     iterations, seen = [], []
-    program = iterated(replica, backbone, settings, iterations)
-    training = next(program)
-    try:
-        while True:
-            watch = training.watch
-            assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in state(training).items())
-            seen.append((training.path.coupling, watch.source, watch.target, cost[watch.source, watch.target]))
-            watch.total = torch.tensor(seen[-1][3] * settings.partitions)  # what a training would have gathered
-            with torch.no_grad():
-                training.net.head.weight.add_(1.0)
-            training = program.send(History(tau=[float(len(seen))]))
-    except StopIteration as end:
-        assert end.value.tau == [len(seen)]  # the last training's history
-    return seen, iterations
+    stages = iterated(replica, backbone, settings, iterations)
+    start = backbone.state_dict()
+    history = None
+    while True:
+        try:
+            training = stages.send(history)
+        except StopIteration as end:
+            assert end.value is history  # the last training's
+            return seen, iterations
+        assert all(torch.equal(value, start[name]) for name, value in state(training).items())
+        lengths = training.callback
+        seen.append(Seen(training.path.coupling, lengths.source, lengths.target))
+        # what a training would have gathered
+        lengths.total = torch.tensor(cost[lengths.source, lengths.target] * settings.partitions)
+        with torch.no_grad():
+            training.net.head.weight.add_(1.0)
+        history = History(tau=[float(len(seen))])
 
 
 def test_every_training_starts_at_the_backbone_and_the_last_ends_it(replica, backbone):
@@ -96,18 +124,27 @@ def test_every_training_starts_at_the_backbone_and_the_last_ends_it(replica, bac
     assert torch.equal(planned.net.head.weight, backbone.head.weight + 1)
 
 
-def test_distances_are_the_couplings_mean_of_the_lengths_with_an_error_over_blocks(replica, backbone):
+def test_distances_are_the_couplings_mean_of_the_lengths_with_an_error_over_blocks(
+    replica, backbone
+):
     cost = np.random.default_rng(1).random((30, 20))
-    for coupling_and_pairs, iteration in zip(*driven(replica(), backbone, cost=cost), strict=True):
-        each = [(b.mass * cost[np.ix_(b.source, b.target)]).sum() / b.mass.sum() for b in iteration.blocks[:2]]
-        assert iteration.distance == pytest.approx(sum(each) / 2, abs=1e-3)  # the last one leaves out 0.1 % of the mass
+    for given, iteration in zip(*driven(replica(), backbone, cost=cost), strict=True):
+        each = []
+        for block in iteration.blocks[:2]:
+            inside = cost[np.ix_(block.source, block.target)]
+            each.append((block.mass * inside).sum() / block.mass.sum())
+        # the last one leaves out 0.1 % of the mass
+        assert iteration.distance == pytest.approx(sum(each) / 2, abs=1e-3)
         assert iteration.standard_error == pytest.approx(abs(each[0] - each[1]) / 2, abs=1e-3)
-        np.testing.assert_allclose(coupling_and_pairs[0].matrix.toarray(), joined(iteration.blocks, (30, 20)).matrix.toarray())
+        trained = given.coupling.matrix.toarray()
+        np.testing.assert_allclose(trained, joined(iteration.blocks, (30, 20)).matrix.toarray())
 
 
 def test_one_block_has_no_standard_error(replica, backbone):
     _, iterations = driven(replica(), backbone, replace(SMALL, blocks=1))
-    assert all(math.isnan(iteration.standard_error) and iteration.distance > 0 for iteration in iterations)
+    for iteration in iterations:
+        assert math.isnan(iteration.standard_error)
+        assert iteration.distance > 0
 
 
 def test_coupling_moves_towards_the_cheap_pairs_in_measured_blocks_alone(replica, backbone):
@@ -118,7 +155,8 @@ def test_coupling_moves_towards_the_cheap_pairs_in_measured_blocks_alone(replica
             inside = cost[np.ix_(old.source, old.target)]
             if k < 2:
                 assert (new.mass * inside).sum() < (old.mass * inside).sum()
-                np.testing.assert_allclose(new.mass, proximal(old, inside, weight).mass)  # fivefold the weight each time
+                # fivefold the weight each time
+                np.testing.assert_allclose(new.mass, proximal(old, inside, weight).mass)
             else:
                 assert np.array_equal(new.mass, old.mass)
         matrix = joined(after.blocks, (30, 20)).matrix.toarray()
@@ -126,32 +164,58 @@ def test_coupling_moves_towards_the_cheap_pairs_in_measured_blocks_alone(replica
             np.testing.assert_allclose(matrix.sum(1 - axis), 1 / n, atol=1e-9)
 
 
-def test_every_pair_is_measured_until_the_last_iteration_which_drops_a_thousandth_of_the_mass(replica, backbone):
-    cost = np.where(np.random.default_rng(3).random((30, 20)) < 0.5, 0.0, 0.4)  # some pairs lose nearly all of their mass
+def test_every_pair_is_measured_until_the_last_iteration_which_drops_a_thousandth_of_the_mass(
+    replica, backbone
+):
+    # some pairs lose nearly all of their mass
+    cost = np.where(np.random.default_rng(3).random((30, 20)) < 0.5, 0.0, 0.4)
     seen, iterations = driven(replica(), backbone, cost=cost)
-    pairs = [{*zip(source.tolist(), target.tolist(), strict=True)} for _, source, target, _ in seen]
-    every = {(i, j) for b in iterations[0].blocks[:2] for i in b.source.tolist() for j in b.target.tolist()}
-    assert pairs[0] == pairs[1] == every and pairs[2] < every
-    matrix = seen[2][0].matrix.toarray()
-    held = sum(matrix[pair] for pair in pairs[2]) / sum(matrix[pair] for pair in every)
+    every = {
+        (i, j)
+        for b in iterations[0].blocks[:2]
+        for i in b.source.tolist()
+        for j in b.target.tolist()
+    }
+    assert seen[0].pairs == seen[1].pairs == every
+    assert seen[2].pairs < every
+    matrix = seen[2].coupling.matrix.toarray()
+    held = sum(matrix[pair] for pair in seen[2].pairs) / sum(matrix[pair] for pair in every)
     assert 0.999 <= held < 1 - 1e-9
+
+
+@pytest.mark.parametrize("smoothing", [1e-3, 1e-6])
+def test_no_pair_loses_its_mass_however_little_is_smoothed(
+    replica, backbone, smoothing, monkeypatch
+):
+    """Warnings are errors here, so no logarithm of 0 is taken either."""
+    far_apart = np.random.default_rng(4).random((30, 20))
+    monkeypatch.setattr(coupled, "feature_cost", lambda path, backbone: far_apart)
+    little = replace(SMALL, smoothing=smoothing, block=20, blocks=None)
+    seen, iterations = driven(replica(), backbone, little)
+    assert len(seen) == 3
+    for iteration in iterations:
+        assert all((block.mass > 0).all() for block in iteration.blocks)
 
 
 def test_iterations_of_real_trainings_measure_real_lengths(replica, backbone):
     planned, iterations = replica(), []
-    program = iterated(planned, backbone, replace(SMALL, iterations=2), iterations)
-    (history,) = fit([next(program)])
-    program.send(history)
-    assert iterations[0].distance > 0 and math.isfinite(iterations[0].standard_error)
-    assert not np.array_equal(planned.path.coupling.matrix.toarray(), joined(iterations[0].blocks, (30, 20)).matrix.toarray())
+    stages = iterated(planned, backbone, replace(SMALL, iterations=2), iterations)
+    (history,) = fit([next(stages)])
+    stages.send(history)
+    assert iterations[0].distance > 0
+    assert math.isfinite(iterations[0].standard_error)
+    first = joined(iterations[0].blocks, (30, 20)).matrix.toarray()
+    assert not np.array_equal(planned.path.coupling.matrix.toarray(), first)
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------------------------
+# --- settings ---
 
 
-@pytest.mark.parametrize(("n_target", "block"), [(20, 20), (627, 19), (2500, 25), (26, 13), (31, 1), (24, 24)])
+@pytest.mark.parametrize(
+    ("n_target", "block"), [(20, 20), (627, 19), (2500, 25), (26, 13), (31, 1), (24, 24)]
+)
 def test_blocks_left_open_are_the_largest_that_divide(n_target, block):
-    assert Coupled().sizes(n_target) == (block, n_target // block)
+    assert Coupled().block_of(n_target) == block
 
 
 @pytest.mark.parametrize(
@@ -174,4 +238,4 @@ def test_blocks_left_open_are_the_largest_that_divide(n_target, block):
 )
 def test_settings_that_cannot_be_are_refused(choice, says):
     with pytest.raises(ValueError, match=says):
-        Coupled(**choice).sizes(20)
+        Coupled(**choice).block_of(20)

@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csc_array
 
-from rtl_utils.couplings import Block, Coupling, block_transport, cosine_cost, joined, proximal, transport
+from rtl_utils.couplings import (
+    Block,
+    Coupling,
+    block_transport,
+    cosine_cost,
+    joined,
+    proximal,
+    transport,
+)
 
 sizes, seeds = st.integers(1, 12), st.integers(0, 2**32)
 
@@ -32,16 +40,23 @@ def assert_uniform(matrix):
 @st.composite
 def divided(draw, smoothing=0.0):
     """A cost, a block size that divides its targets, and the blocks."""
-    block, count, n_source, seed = draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(sizes), draw(seeds)
+    block, count, n_source, seed = (
+        draw(st.integers(1, 5)),
+        draw(st.integers(1, 5)),
+        draw(sizes),
+        draw(seeds),
+    )
     cost = random_cost(seed, n_source, block * count)
     return cost, block, block_transport(cost, block, seed, smoothing)
 
 
-# --- transport --------------------------------------------------------------------------------------------------------------------------
+# --- transport ---
 
 
 @given(n_source=sizes, n_target=sizes, seed=seeds)
-def test_transport_has_uniform_marginals_and_costs_no_more_than_the_independent_coupling(n_source, n_target, seed):
+def test_transport_has_uniform_marginals_and_costs_no_more_than_the_independent_coupling(
+    n_source, n_target, seed
+):
     cost = random_cost(seed, n_source, n_target)
     matrix = dense(transport(cost))
     assert_uniform(matrix)
@@ -58,18 +73,26 @@ def test_transport_of_equal_sizes_is_the_best_assignment(n, seed):
 
 
 def test_transport_splits_a_source_between_more_targets():
-    np.testing.assert_allclose(dense(transport(np.array([[0.0, 0.0, 9.0], [9.0, 9.0, 0.0]]))), [[1 / 3, 1 / 6, 0], [0, 1 / 6, 1 / 3]], atol=1e-12)
+    np.testing.assert_allclose(
+        dense(transport(np.array([[0.0, 0.0, 9.0], [9.0, 9.0, 0.0]]))),
+        [[1 / 3, 1 / 6, 0], [0, 1 / 6, 1 / 3]],
+        atol=1e-12,
+    )
 
 
 def test_cosine_cost_is_one_minus_the_cosine():
     source, target = np.array([[1.0, 0], [2, 2], [0, 0]]), np.array([[3.0, 0], [0, 1], [-1, 0]])
     half = 0.5**0.5
-    np.testing.assert_allclose(cosine_cost(source, target), [[0, 1, 2], [1 - half, 1 - half, 1 + half], [1, 1, 1]], atol=1e-12)
+    np.testing.assert_allclose(
+        cosine_cost(source, target),
+        [[0, 1, 2], [1 - half, 1 - half, 1 + half], [1, 1, 1]],
+        atol=1e-12,
+    )
     with pytest.raises(ValueError, match="one width; got 2 and 3"):
         cosine_cost(source, np.zeros((1, 3)))
 
 
-# --- blocks -----------------------------------------------------------------------------------------------------------------------------
+# --- blocks ---
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -80,9 +103,11 @@ def test_blocks_make_a_coupling_with_uniform_marginals(smoothing):
         assert_uniform(dense(joined(blocks, cost.shape)))
         assert [len(b.target) for b in blocks] == [block] * (cost.shape[1] // block)
         assert sorted(np.concatenate([b.target for b in blocks])) == list(range(cost.shape[1]))
-        for b in blocks:  # masses inside a block: a target's share each, a source's split where it lies in two
+        # masses inside a block: a target's share each, a source's split where it lies in two
+        for b in blocks:
             np.testing.assert_allclose(b.marginals[1], 1 / cost.shape[1], atol=1e-9)
-            assert (b.marginals[0] > 0).all() and (b.marginals[0] <= 1 / cost.shape[0] + 1e-9).all()
+            assert (b.marginals[0] > 0).all()
+            assert (b.marginals[0] <= 1 / cost.shape[0] + 1e-9).all()
 
     check()
 
@@ -90,24 +115,34 @@ def test_blocks_make_a_coupling_with_uniform_marginals(smoothing):
 def test_source_at_a_border_lies_in_both_blocks():
     cost = np.array([[0.0, 0, 9, 9], [1, 1, 1, 1], [9, 9, 0, 0]])
     blocks = block_transport(cost, 2, seed=0)
-    held = sorted((int(source), round(float(mass), 12)) for b in blocks for source, mass in zip(b.source, b.marginals[0], strict=True))
+    held = sorted(
+        (int(source), round(float(mass), 12))
+        for b in blocks
+        for source, mass in zip(b.source, b.marginals[0], strict=True)
+    )
     third, sixth = round(1 / 3, 12), round(1 / 6, 12)
     (border,) = {source for source, mass in held if mass == sixth}
-    assert held == sorted([(border, sixth), (border, sixth), *((k, third) for k in range(3) if k != border)])
+    assert held == sorted(
+        [(border, sixth), (border, sixth), *((k, third) for k in range(3) if k != border)]
+    )
 
 
 @given(n_source=sizes, n_target=sizes, seed=seeds)
 def test_one_block_of_all_is_transport(n_source, n_target, seed):
     cost = random_cost(seed, n_source, n_target)
     (block,) = block_transport(cost, n_target, seed)
-    np.testing.assert_allclose(dense(joined([block], cost.shape)), dense(transport(cost)), atol=1e-12)
+    np.testing.assert_allclose(
+        dense(joined([block], cost.shape)), dense(transport(cost)), atol=1e-12
+    )
 
 
 @given(block=st.integers(1, 5), count=st.integers(1, 4), seed=seeds)
 def test_blocks_of_equal_sizes_cost_what_the_whole_costs(block, count, seed):
     cost = random_cost(seed, block * count, block * count)
     blocks = joined(block_transport(cost, block, seed), cost.shape)
-    assert spent(dense(blocks), cost) == pytest.approx(spent(dense(transport(cost)), cost), abs=1e-12)
+    assert spent(dense(blocks), cost) == pytest.approx(
+        spent(dense(transport(cost)), cost), abs=1e-12
+    )
 
 
 def test_blocks_are_dealt_by_the_seed():
@@ -118,11 +153,13 @@ def test_blocks_are_dealt_by_the_seed():
 
 @pytest.mark.parametrize("block", [0, -5, 3, 40, 2.5, True, "5"])
 def test_block_that_does_not_divide_the_targets_is_refused(block):
-    with pytest.raises(ValueError, match=f"block must divide the 20 training examples of the target; got {block!r}"):
+    with pytest.raises(
+        ValueError, match=f"block must divide the 20 training examples of the target; got {block!r}"
+    ):
         block_transport(np.zeros((20, 20)), block, seed=0)
 
 
-# --- partners ---------------------------------------------------------------------------------------------------------------------------
+# --- partners ---
 
 
 @given(n_source=sizes, n_target=sizes, seed=seeds)
@@ -135,14 +172,21 @@ def test_partners_are_drawn_as_often_as_the_coupling_says(n_source, n_target, se
         np.testing.assert_allclose(frequency, matrix[:, j] * n_target, atol=2e-3)
 
 
-@given(n_source=sizes, n_target=sizes, seed=seeds, uniform=st.floats(0, 1, exclude_max=True) | st.just(1 - 2**-53))
+@given(
+    n_source=sizes,
+    n_target=sizes,
+    seed=seeds,
+    uniform=st.floats(0, 1, exclude_max=True) | st.just(1 - 2**-53),
+)
 @example(n_source=12, n_target=8, seed=197, uniform=0.0)  # a column's sums round up past its end
 def test_partner_shares_mass_with_its_target_whatever_the_number(n_source, n_target, seed, uniform):
     coupling, target = transport(random_cost(seed, n_source, n_target)), np.arange(n_target)
-    assert (dense(coupling)[coupling.partners(target, np.full(n_target, uniform)), target] > 0).all()
+    assert (
+        dense(coupling)[coupling.partners(target, np.full(n_target, uniform)), target] > 0
+    ).all()
 
 
-# --- proximal steps ---------------------------------------------------------------------------------------------------------------------
+# --- proximal steps ---
 
 
 def random_block(seed, a, b):
@@ -155,7 +199,9 @@ def kl(p, q):
     return float((p * np.log(p / q)).sum())
 
 
-@given(seed=seeds, a=st.integers(2, 4), b=st.integers(2, 4), weight=st.sampled_from([0.1, 0.5, 2.0]))
+@given(
+    seed=seeds, a=st.integers(2, 4), b=st.integers(2, 4), weight=st.sampled_from([0.1, 0.5, 2.0])
+)
 def test_proximal_step_is_the_best_of_its_marginals(seed, a, b, weight):
     block, cost = random_block(seed, a, b)
     whole, moved = block.mass.sum(), proximal(block, cost, weight)
@@ -166,7 +212,8 @@ def test_proximal_step_is_the_best_of_its_marginals(seed, a, b, weight):
     for before, after in zip(block.marginals, moved.marginals, strict=True):
         np.testing.assert_allclose(after, before, atol=1e-9)
     best, rng = objective(moved.mass), np.random.default_rng(seed)
-    for _ in range(20):  # the objective is convex: no worse than its neighbours is no worse than any
+    # the objective is convex: no worse than its neighbours is no worse than any
+    for _ in range(20):
         step = rng.normal(size=(a, b))
         step -= step.mean(0) + step.mean(1, keepdims=True) - step.mean()
         step *= rng.choice([1e-3, 0.1, 0.9]) * (moved.mass / np.abs(step).max()).min()
@@ -179,13 +226,18 @@ def test_proximal_step_of_a_large_weight_stays(seed):
     np.testing.assert_allclose(proximal(block, cost, 1e6).mass, block.mass, rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(5))  # at 0 two groups of pairs hardly exchange mass, where Sinkhorn's iteration all but stops
+# at 0 two groups of pairs hardly exchange mass, where Sinkhorn's iteration all but stops
+@pytest.mark.parametrize("seed", range(5))
 def test_proximal_step_of_a_small_weight_approaches_transport(seed):
     n, weight = 4, 0.05
-    cost = random_cost(seed, n, n) + 2 * (1 - np.eye(n)[np.random.default_rng(seed).permutation(n)])  # one assignment is clearly the best
+    # one assignment is clearly the best
+    assignment = np.eye(n)[np.random.default_rng(seed).permutation(n)]
+    cost = random_cost(seed, n, n) + 2 * (1 - assignment)
     even = Block(np.arange(n), np.arange(n), np.full((n, n), 1 / n**2))
     moved, best = proximal(even, cost, weight).mass, dense(transport(cost))
-    assert spent(best, cost) - 1e-9 <= spent(moved, cost) <= spent(best, cost) + weight * np.log(n)  # KL(best || even) = log n
+    least = spent(best, cost)
+    # KL(best || even) = log n
+    assert least - 1e-9 <= spent(moved, cost) <= least + weight * np.log(n)
     np.testing.assert_allclose(moved, best, atol=1e-6)
 
 
@@ -204,7 +256,29 @@ def test_pairs_gain_mass_where_they_are_cheap():
     assert moved[0, 0] + moved[1, 1] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-9)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------------------------
+# --- blocks that are hardly smoothed ---
+
+
+@pytest.mark.parametrize("smoothing", [1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_pair_of_a_smoothed_block_loses_its_mass(smoothing, seed):
+    """Warnings are errors here, so no logarithm of 0 is taken either."""
+    cost = cosine_cost(*(np.random.default_rng((seed, k)).normal(size=(50, 8)) for k in range(2)))
+    blocks = block_transport(cost, 25, seed, smoothing)
+    for weight in (0.05, 0.25, 1.25):
+        assert all((b.mass > 0).all() for b in blocks)
+        assert_uniform(dense(joined(blocks, cost.shape)))
+        blocks = [proximal(b, random_cost(seed, *b.mass.shape), weight) for b in blocks]
+
+
+def test_hardly_smoothed_block_costs_nearly_what_the_exact_one_costs():
+    cost = random_cost(0, 25, 25)
+    (smooth,) = block_transport(cost, 25, 0, 1e-3)
+    (exact,) = block_transport(cost, 25, 0)
+    assert spent(exact.mass, cost) <= spent(smooth.mass, cost) <= spent(exact.mass, cost) + 0.01
+
+
+# --- what is refused ---
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from rtl_utils import lengths
+from rtl_utils.data import Task, as_float
 from rtl_utils.lengths import PairLength, Trace, divergence, planar
 from rtl_utils.models import Net, build
-from rtl_utils.paths import CONSTANT, Grid, Path
+from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
-from rtl_utils.tasks import Task, as_float
+from rtl_utils.schedules import CONSTANT, Grid
 from rtl_utils.training import Replica, Sgd, fit
 
 PAIRS = np.array([0, 3, 3, 7, 19, 11]), np.array([0, 5, 6, 7, 2, 2])
@@ -21,15 +22,27 @@ PAIRS = np.array([0, 3, 3, 7, 19, 11]), np.array([0, 5, 6, 7, 2, 2])
 
 @pytest.fixture
 def cnn(pictures):
-    """Makes a replica with a tiny CNN and a watch on a few pairs, from source to target."""
+    """Makes a replica with a tiny CNN and a callback on a few pairs, from source to target."""
 
     def make(
-        seed: int = 0, epochs: int = 4, partitions: int = 2, grid: Grid = Grid((0.5, 1.0)), blend: str = "mixup", double: bool = False
+        seed: int = 0,
+        epochs: int = 4,
+        partitions: int = 2,
+        grid: Grid = Grid((0.5, 1.0)),
+        blend: str = "mixup",
+        double: bool = False,
     ) -> Replica:
         net = build(pictures(), (4, 4, 4, 4), seed)
         path = Path(pictures("target", 2), pictures("source", 1), blend=blend)
-        watch = PairLength(*PAIRS, partitions=partitions, seed=seed)
-        return Replica(net.double() if double else net, path, grid, seed, Sgd(lr=0.05, epochs=epochs, batch_size=8), watch)
+        callback = PairLength(*PAIRS, partitions=partitions, seed=seed)
+        return Replica(
+            net.double() if double else net,
+            path,
+            grid,
+            seed,
+            Sgd(lr=0.05, epochs=epochs, batch_size=8),
+            callback,
+        )
 
     return make
 
@@ -40,19 +53,24 @@ def test_divergence_by_hand():
     torch.testing.assert_close(divergence(p.log(), q.log()), torch.tensor([expected, 0.0]))
 
 
-# --- a model whose length is known ------------------------------------------------------------------------------------------------------
+# --- a model whose length is known ---
 
 
 def walked(weights, dtype, xs=(1.0, 2.0)) -> PairLength:
-    """The watch after a walk of the two-class net of one weight, p(first class | x) = sigmoid(w x), from weight to weight."""
-    task = Task("t", "made", torch.tensor(xs)[:, None], torch.zeros(len(xs), dtype=torch.long), torch.zeros(1, 1), torch.zeros(1).long(), ("a", "b"))
-    net, steps = Net([nn.Identity()], (0.0,), nn.Linear(1, 2, bias=False)).to(dtype), len(weights) - 1
-    watch = PairLength(None, np.arange(len(xs)), partitions=steps, seed=0)
+    """The callback after a two-class net of one weight went from weight to weight.
+
+    Its p(first class | x) is sigmoid(w x).
+    """
+    x, labels = torch.tensor(xs)[:, None], torch.zeros(len(xs), dtype=torch.long)
+    task = Task("t", "made", x, labels, x, labels, ("a", "b"))
+    net = Net([nn.Identity()], (0.0,), nn.Linear(1, 2, bias=False)).to(dtype)
+    steps = len(weights) - 1
+    callback = PairLength(None, np.arange(len(xs)), partitions=steps, seed=0)
     for done, w in enumerate(weights):
         with torch.no_grad():
             net.head.weight.copy_(torch.tensor([[w], [0.0]]))
-        watch(net, Path(task), 1.0, done, steps)
-    return watch
+        callback(net, Path(task), 1.0, done, steps)
+    return callback
 
 
 def fisher(w0, w1, x):
@@ -63,9 +81,9 @@ def fisher(w0, w1, x):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_small_steps_have_fishers_length(dtype):
-    watch = walked(np.linspace(-2, 1, 401), dtype)
-    assert watch.riemannian == pytest.approx([fisher(-2, 1, 1), fisher(-2, 1, 2)], rel=1e-2)
-    assert watch.mean * 400 * 2**0.5 == pytest.approx(watch.riemannian)
+    callback = walked(np.linspace(-2, 1, 401), dtype)
+    assert callback.riemannian == pytest.approx([fisher(-2, 1, 1), fisher(-2, 1, 2)], rel=1e-2)
+    assert callback.mean * 400 * 2**0.5 == pytest.approx(callback.riemannian)
 
 
 def test_way_there_and_back_is_twice_as_long():
@@ -76,15 +94,15 @@ def test_way_there_and_back_is_twice_as_long():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_net_that_stands_still_has_no_length(dtype):
+def test_net_that_does_not_change_has_no_length(dtype):
     assert walked([0.7] * 5, dtype).mean.tolist() == [0, 0]
 
 
-# --- on real trainings ------------------------------------------------------------------------------------------------------------------
+# --- on real trainings ---
 
 
 class Snapshots:
-    """A watch that keeps tau and a copy of the network at every look, and shows them to another watch too."""
+    """A callback that keeps tau and copies of the network, and calls another callback too."""
 
     def __init__(self, other):
         self.other, self.taus, self.nets = other, [], []
@@ -101,17 +119,20 @@ class Snapshots:
     [
         (3, 3, (0, 0.5, 1), "mixup"),
         (6, 6, (0, 0.5, 1), "mixup"),  # tau stays from one partition to the next
-        (7, 3, (0, 0.25, 0.5, 1), "mixup"),  # partitions of two and three epochs, across changes of tau
+        # partitions of two and three epochs, across changes of tau
+        (7, 3, (0, 0.25, 0.5, 1), "mixup"),
         (4, 1, (0, 1), "mixup"),
         (6, 4, (0.2, 0.8, 1), "mixture"),
         (6, 6, (0.5, 1), "annealed"),
     ],
 )
-def test_length_is_that_of_a_plain_loop_over_pairs(cnn, monkeypatch, at_once, epochs, partitions, taus, blend):
+def test_length_is_that_of_a_plain_loop_over_pairs(
+    cnn, monkeypatch, at_once, epochs, partitions, taus, blend
+):
     monkeypatch.setattr(lengths, "_AT_ONCE", at_once)
     replica = cnn(epochs=epochs, partitions=partitions, grid=Grid(taus), blend=blend, double=True)
-    watch, path = replica.watch, replica.path
-    seen = replica.watch = Snapshots(watch)
+    callback, path = replica.callback, replica.path
+    seen = replica.callback = Snapshots(callback)
     fit([replica])
     expected = np.zeros(len(PAIRS[0]))
     ends = [m * epochs // partitions for m in range(partitions + 1)]
@@ -120,35 +141,43 @@ def test_length_is_that_of_a_plain_loop_over_pairs(cnn, monkeypatch, at_once, ep
         assert tau == replica.schedule.tau(begin, epochs)
         weights = path.weights(tau, generator(replica.seed, "length"), len(expected))
         for pair, (i, j, w) in enumerate(zip(*PAIRS, weights, strict=True)):
-            x = ((1 - w) * as_float(path.source.x_train[i]) + w * as_float(path.target.x_train[j])).double()[None]
+            ends_of_pair = as_float(path.source.x_train[i]), as_float(path.target.x_train[j])
+            x = ((1 - w) * ends_of_pair[0] + w * ends_of_pair[1]).double()[None]
             with torch.no_grad():
-                p, q = (seen.nets[look](x)[0].softmax(0) for look in (begin, end))
+                p, q = (seen.nets[checkpoint](x)[0].softmax(0) for checkpoint in (begin, end))
             expected[pair] += math.sqrt(float((p * (p / q).log()).sum()))
     assert (expected > 0).all()
-    assert watch.mean == pytest.approx(expected / partitions, rel=1e-4)
-    assert watch.riemannian == pytest.approx(expected * 2**0.5, rel=1e-4)
+    assert callback.mean == pytest.approx(expected / partitions, rel=1e-4)
+    assert callback.riemannian == pytest.approx(expected * 2**0.5, rel=1e-4)
 
 
 def test_path_of_the_target_alone_is_measured_on_its_examples(cnn):
     along, alone = cnn(grid=Grid((1.0,))), cnn()
-    alone.path, alone.schedule, alone.watch = Path(alone.path.target), CONSTANT, replace(alone.watch, source=None)
-    fit([along]), fit([alone])
-    assert along.watch.mean.tolist() == alone.watch.mean.tolist()
+    alone.path, alone.schedule = Path(alone.path.target), CONSTANT
+    alone.callback = replace(alone.callback, source=None)
+    fit([along])
+    fit([alone])
+    assert along.callback.mean.tolist() == alone.callback.mean.tolist()
 
 
-def test_watching_changes_nothing(cnn):
-    watched, unwatched = cnn(partitions=4), cnn()
-    unwatched.watch = None
-    assert fit([watched]) == fit([unwatched])
-    assert all(torch.equal(value, unwatched.net.state_dict()[name]) for name, value in watched.net.state_dict().items())
+def test_measuring_changes_nothing(cnn):
+    measured, unmeasured = cnn(partitions=4), cnn()
+    unmeasured.callback = None
+    (history,), (expected,) = fit([measured]), fit([unmeasured])
+    assert replace(history, seconds=0) == replace(expected, seconds=0)
+    weights = unmeasured.net.state_dict()
+    for name, value in measured.net.state_dict().items():
+        assert torch.equal(value, weights[name]), name
 
 
-def test_watch_may_be_used_again(cnn):
+def test_callback_may_be_used_again(cnn):
     first, second, fresh = cnn(0), cnn(1), cnn(1)
-    fit([first], on_epoch=lambda replicas, histories: len(histories[0].tau) == 2)  # stopped half way
-    second.watch, second.watch.seed = first.watch, 1
-    fit([second]), fit([fresh])
-    assert second.watch.mean.tolist() == fresh.watch.mean.tolist()
+    # stopped half way
+    fit([first], on_epoch=lambda replicas, histories: len(histories[0].tau) == 2)
+    second.callback, second.callback.seed = first.callback, 1
+    fit([second])
+    fit([fresh])
+    assert second.callback.mean.tolist() == fresh.callback.mean.tolist()
 
 
 def test_lengths_come_back_from_other_processes(cnn):
@@ -157,30 +186,39 @@ def test_lengths_come_back_from_other_processes(cnn):
         fit([replica])
     fit(together)
     for a, b in zip(alone, together, strict=True):
-        assert b.watch.mean.tolist() == a.watch.mean.tolist() and (b.watch.mean > 0).all()
+        assert b.callback.mean.tolist() == a.callback.mean.tolist()
+        assert (b.callback.mean > 0).all()
 
 
-def test_stacked_networks_are_watched_each_for_itself(pictures):
+def test_stacked_networks_are_measured_each_for_itself(pictures):
+    def flat(task):
+        x_train, x_val = (as_float(x).flatten(1) for x in (task.x_train, task.x_val))
+        return replace(task, x_train=x_train, x_val=x_val)
+
     def linear(seed):
-        flat = [
-            replace(task, x_train=as_float(task.x_train).flatten(1), x_val=as_float(task.x_val).flatten(1))
-            for task in (pictures("target", 2), pictures("source", seed))
-        ]
+        path = Path(flat(pictures("target", 2)), flat(pictures("source", seed)))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             net = Net([nn.Identity()], (0.0,), nn.Linear(768, 5)).double()
-        return Replica(net, Path(*flat), Grid((0.5, 1.0)), seed, Sgd(lr=1e-3, epochs=4, batch_size=8), PairLength(*PAIRS, partitions=2, seed=seed))
+        return Replica(
+            net,
+            path,
+            Grid((0.5, 1.0)),
+            seed,
+            Sgd(lr=1e-3, epochs=4, batch_size=8),
+            PairLength(*PAIRS, partitions=2, seed=seed),
+        )
 
     alone, together = ([linear(seed) for seed in (1, 5, 6, 7)] for _ in range(2))
     for replica in alone:
         fit([replica])
     fit(together)
     for a, b in zip(alone, together, strict=True):
-        assert b.watch.mean == pytest.approx(a.watch.mean, rel=1e-5)
-    assert len({float(replica.watch.mean[0]) for replica in together}) == 4
+        assert b.callback.mean == pytest.approx(a.callback.mean, rel=1e-5)
+    assert len({float(replica.callback.mean[0]) for replica in together}) == 4
 
 
-# --- traces of predictions --------------------------------------------------------------------------------------------------------------
+# --- traces of predictions ---
 
 
 def test_trace_keeps_the_predictions_before_training_and_after_each_epoch(cnn):
@@ -188,38 +226,52 @@ def test_trace_keeps_the_predictions_before_training_and_after_each_epoch(cnn):
     x = replica.path.target.x_val[:6]
     with torch.no_grad():
         before = replica.net.eval()(as_float(x)).softmax(1)
-    replica.watch = Trace(x)
+    replica.callback = Trace(x)
     fit([replica])
-    assert [step.shape for step in replica.watch.steps] == [(6, 5)] * 4
-    torch.testing.assert_close(replica.watch.steps[0], before)
+    assert [step.shape for step in replica.callback.steps] == [(6, 5)] * 4
+    torch.testing.assert_close(replica.callback.steps[0], before)
     with torch.no_grad():
-        torch.testing.assert_close(replica.watch.steps[-1], replica.net(as_float(x)).softmax(1))
+        torch.testing.assert_close(replica.callback.steps[-1], replica.net(as_float(x)).softmax(1))
 
 
 def test_plane_keeps_the_distances_of_walks_that_lie_in_it():
-    walks = {name: torch.tensor(first)[:, None] for name, first in (("a", [0.1, 0.3, 0.5]), ("b", [0.9, 0.5]))}
-    traces = {name: Trace(torch.zeros(1, 1), [torch.stack([p, 1 - p], 1) for p in walk]) for name, walk in walks.items()}
+    first_class = {"a": [0.1, 0.3, 0.5], "b": [0.9, 0.5]}
+    walks = {name: torch.tensor(steps)[:, None] for name, steps in first_class.items()}
+    traces = {
+        name: Trace(torch.zeros(1, 1), [torch.stack([p, 1 - p], 1) for p in walk])
+        for name, walk in walks.items()
+    }
     points = np.concatenate(list(planar(traces).values()))
     p = torch.cat(list(walks.values())).numpy()
-    roots = np.sqrt(np.hstack([p, 1 - p]))  # with one input and two classes a prediction is a point on a circle
+    # with one input and two classes a prediction is a point on a circle
+    roots = np.sqrt(np.hstack([p, 1 - p]))
     for places in (points, roots):
         places -= places.mean(0)
     np.testing.assert_allclose(points @ points.T, roots @ roots.T, atol=1e-6)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------------------------
+# --- what is refused ---
 
 
 @pytest.mark.parametrize("partitions", [0, -1, 5, 2.0, True, "2"])
 def test_partitions_that_do_not_fit_are_refused_before_training(cnn, partitions):
     replica = cnn(partitions=partitions)
     before = copy.deepcopy(replica.net.state_dict())
-    with pytest.raises(ValueError, match=f"partitions must lie between 1 and the 4 epochs.*got {partitions!r}"):
+    with pytest.raises(
+        ValueError, match=f"partitions must lie between 1 and the 4 epochs.*got {partitions!r}"
+    ):
         fit([replica])
     assert all(torch.equal(value, before[name]) for name, value in replica.net.state_dict().items())
 
 
 def test_regression_has_no_information_length(table):
-    replica = Replica(build(table(), "plain", 0), Path(table()), CONSTANT, 0, Sgd(epochs=1), PairLength(None, np.arange(3), 1, 0))
+    replica = Replica(
+        build(table(), "plain", 0),
+        Path(table()),
+        CONSTANT,
+        0,
+        Sgd(epochs=1),
+        PairLength(None, np.arange(3), 1, 0),
+    )
     with pytest.raises(ValueError, match="task 'target' is a regression"):
         fit([replica])

@@ -1,9 +1,23 @@
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from rtl_utils.models import Net, build, convnet, folded, mlp, parameter_count, predict, predict_features
-from rtl_utils.tasks import as_float
+from rtl_utils.data import as_float
+from rtl_utils.models import (
+    NETWORKS,
+    Net,
+    build,
+    convnet,
+    folded,
+    mlp,
+    parameter_count,
+    predict,
+    predict_features,
+    stage_channels,
+)
 
 
 @pytest.mark.parametrize("width", ["plain", "batchnorm"])
@@ -26,7 +40,10 @@ def test_convnet_has_nine_convolutions_and_one_linear_layer(width, side):
 
 
 def test_convnet_channels_are_the_widths():
-    channels = {width: [m.out_channels for m in convnet(width).modules() if isinstance(m, nn.Conv2d)] for width in ("small", "paper", (4, 5, 6, 7))}
+    channels = {
+        width: [m.out_channels for m in convnet(width).modules() if isinstance(m, nn.Conv2d)]
+        for width in ("small", "paper", (4, 5, 6, 7))
+    }
     assert channels["small"] == [16, 16, 32, 32, 64, 64, 128, 128, 128]
     assert channels["paper"] == [96, 96, 96, 192, 192, 192, 192, 192, 192]
     assert channels[4, 5, 6, 7] == [4, 4, 5, 5, 6, 6, 7, 7, 7]
@@ -86,5 +103,47 @@ def test_folded_network_is_the_same_function():
     net.eval()
     flat = folded(net)
     torch.testing.assert_close(flat(x), net(x))
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in flat.modules())
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in flat.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+# --- the table of networks ---
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_of_the_table_can_be_built_for_its_kind_of_task(name, pictures, table):
+    task = pictures() if NETWORKS[name].images else table()
+    other = table() if NETWORKS[name].images else pictures()
+    net = build(task, name, seed=0)
+    assert predict(net, task.x_val).shape == (len(task.y_val), task.outputs)
+    with pytest.raises(ValueError, match=f"width of a.* must be one of .*got '{name}'"):
+        build(other, name, seed=0)
+
+
+def test_named_width_is_its_four_stages():
+    assert stage_channels("small") == NETWORKS["small"].channels == (16, 32, 64, 128)
+    named, listed = convnet("small"), convnet((16, 32, 64, 128))
+    assert [p.shape for p in named.parameters()] == [p.shape for p in listed.parameters()]
+
+
+def test_new_network_of_one_record_can_be_built(monkeypatch, pictures):
+    record = replace(NETWORKS["small"], channels=(4, 4, 4, 8))
+    monkeypatch.setitem(NETWORKS, "tiny", record)
+    assert build(pictures(), "tiny", seed=0).head.in_features == 8
+
+
+# --- frozen statistics ---
+
+
+def test_frozen_statistics_are_used_and_kept_in_training_mode(pictures):
+    task, net = pictures(), convnet((4, 4, 4, 4))
+    net(as_float(task.x_train))  # BatchNorm statistics other than 0 and 1
+    evaluated = copy.deepcopy(net).eval()
+    net.frozen_statistics = True
+    net.train()
+    x = as_float(task.x_val)
+    torch.testing.assert_close(net(x), evaluated(x))
+    before = dict(evaluated.named_buffers())
+    assert all(torch.equal(b, before[name]) for name, b in net.named_buffers())
+    assert net.training
+    assert net.head.training

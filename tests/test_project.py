@@ -1,7 +1,8 @@
-"""The repository keeps its word: versions, modules, the README's code."""
+"""The repository keeps its word: versions, modules, links, pages, the README's code."""
 
 import ast
 import importlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -9,17 +10,31 @@ from pathlib import Path
 import pytest
 import yaml
 
+import rtl_utils
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
+SOURCES = sorted((ROOT / "rtl_utils").rglob("*.py"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LONGEST_FUNCTION = 40
+
+
+@pytest.fixture
+def docs(monkeypatch):
+    """Imports a script of docs/ by name."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module
 
 
 def pins():
-    return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def test_conda_and_pip_get_the_same_versions():
-    (pip,) = [entry["pip"] for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if isinstance(entry, dict)]
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
     assert [line for line in pip if "==" in line] == pins()
 
 
@@ -27,46 +42,147 @@ def test_every_direct_dependency_is_pinned_inside_its_range():
     from packaging.requirements import Requirement
 
     pinned = dict(line.split("==") for line in pins())
-    wanted = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    asked = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    wanted = [Requirement(text) for text in asked]
     assert set(pinned) == {requirement.name for requirement in wanted}
     for requirement in wanted:
         assert pinned[requirement.name] in requirement.specifier, requirement
 
 
-def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rtl_utils"):
-            names = [alias.name for alias in node.names] if node.module == "rtl_utils" else [node.module.split(".")[1]]
-            yield from names
+def test_what_the_package_imports_is_declared():
+    from importlib.metadata import packages_distributions
+
+    homes = packages_distributions()
+    declared = {re.split(r"[<>=]", text)[0].lower() for text in PROJECT["dependencies"]}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in {name.split(".")[0] for name in names} - {"rtl_utils"}:
+                known = {home.lower().replace("-", "_") for home in homes.get(name, [])}
+                wanted = {home.replace("-", "_") for home in declared}
+                assert not known or known & wanted, f"{path.name} imports {name}"
 
 
-def test_modules_import_only_from_those_above_them_in_the_readme():
-    table = README.split("## The package")[1].split("##")[0]
-    order = [name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)]
-    modules = {path.stem: path for path in (ROOT / "rtl_utils").glob("*.py") if path.stem != "__init__"}
-    assert set(order) == set(modules), "the README's table and the package differ"
-    for name, path in modules.items():
-        below = [other for other in imports_of(path) if order.index(other) > order.index(name)]
+def test_modules_import_only_from_those_above_them(docs):
+    architecture = docs("architecture")
+    order = [name for layer in architecture.ORDER for name in layer]
+    assert sorted(order) == sorted(architecture.modules())
+    for name, used in architecture.graph().items():
+        below = {other for other in used if order.index(other) > order.index(name)}
         assert not below, f"{name} imports {below}"
 
 
-def test_readme_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+def test_every_module_has_its_room_in_the_picture(docs):
+    architecture = docs("architecture")
+    grouped = [name for names in architecture.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(architecture.modules())
+
+
+def test_nobody_outside_a_module_uses_its_private_names():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rtl_utils"):
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, f"{path.name} imports {private}"
+
+
+def code_lines(function):
+    """Lines of a function without its docstring."""
+    documented = ast.get_docstring(function) is not None
+    docstring = function.body[0]
+    inside = docstring.end_lineno - docstring.lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - inside
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_are_short_and_documented(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "a module says what it holds"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert code_lines(node) <= LONGEST_FUNCTION, f"{node.name}: {code_lines(node)} lines"
+
+
+def test_public_names_can_be_imported():
+    for name in rtl_utils.__all__:
+        assert getattr(rtl_utils, name) is not None
+    assert set(rtl_utils.__all__) <= set(dir(rtl_utils))
+    with pytest.raises(AttributeError, match="no attribute 'lora'"):
+        rtl_utils.lora  # noqa: B018
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
 
 
 def test_readme_code_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     exec(code.replace("epochs=20", "epochs=5"), {})
-    assert "% on the target, after a walk of length" in capsys.readouterr().out
+    assert "% on the target, weights moved" in capsys.readouterr().out
 
 
-def test_pages_say_what_the_exported_rows_say(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    for name, text in importlib.import_module("make").pages().items():
-        assert (ROOT / "docs" / name).read_text() == text, f"docs/{name} is older than its rows: run docs/make.py"
+def test_readme_names_every_notebook_and_make_target():
+    named = re.findall(r"\(notebooks/(\w+\.ipynb)\)", README)
+    assert named == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"^    make (\w+)", README, re.M)) <= set(targets)
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "data/README.md", ".ci/run", "Makefile"])
+def test_pages_say_what_the_rows_say(docs):
+    for name, text in docs("make").pages().items():
+        assert (ROOT / name).read_text() == text, f"{name} is older than its rows: make results"
+
+
+def test_architecture_page_says_what_the_package_is(docs):
+    text = docs("architecture").page()
+    assert (ROOT / "docs" / "architecture.md").read_text() == text, "run docs/architecture.py"
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "results").iterdir()), ids=lambda f: f.name)
+def test_every_sweep_has_a_manifest_that_says_where_its_rows_come_from(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["note"] or manifest["command"]
+    assert list(folder.glob("seed-*.csv"))
+
+
+def test_english_says_per_for_a_rate():
+    rate = re.compile(
+        r"\b(images|epochs|steps|seeds|points|runs|lines|samples) a "
+        r"(class|run|seed|step|epoch|method|second|page)\b"
+    )
+    for path in [*SOURCES, *PAGES, *(ROOT / "notebooks").rglob("*.ipynb")]:
+        assert not rate.search(path.read_text()), path.name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LICENSE",
+        "CITATION.cff",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "data/README.md",
+        ".ci/run",
+        ".pre-commit-config.yaml",
+        ".github/workflows/ci.yml",
+        "Makefile",
+    ],
+)
 def test_file_is_there(name):
     assert (ROOT / name).stat().st_size > 200
+
+
+def test_workflow_and_hooks_run_what_make_runs():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    commands = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert "make check" in commands and "make test" in commands
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    makefile = (ROOT / "Makefile").read_text()
+    for hook in hooks:
+        tool = hook["entry"].split("/")[-1]
+        assert tool.split()[0] in makefile

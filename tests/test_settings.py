@@ -6,18 +6,31 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from rtl_utils import settings
 from rtl_utils.coupled import Coupled
+from rtl_utils.data import Shortcut, load
+from rtl_utils.messages import shown
 from rtl_utils.methods import METHODS
-from rtl_utils.settings import Settings, check
+from rtl_utils.settings import PARAMETERS, Settings, check
 from rtl_utils.training import Sgd
 
-GOOD = {"dataset": "digits", "seeds": [0, 1], "taus": [0, 0.5, 1], "epochs": 6, "batch_size": 16, "lr": 0.01, "momentum": 0.9, "device": "cpu"}
+GOOD = {
+    "dataset": "digits",
+    "seeds": [0, 1],
+    "taus": [0, 0.5, 1],
+    "epochs": 6,
+    "batch_size": 16,
+    "lr": 0.01,
+    "momentum": 0.9,
+    "device": "cpu",
+}
 SYNTHETIC = GOOD | {"dataset": "synthetic"}
 
 
 @pytest.fixture
-def parameters(tmp_path):
+def parameters(tmp_path, monkeypatch):
     """A namespace as a notebook's is after its parameters cell, with changes."""
+    monkeypatch.setattr(settings, "root", lambda: tmp_path)  # where a folder `out` would be made
 
     def make(base: dict = GOOD, **changes) -> dict:
         return base | {"out": str(tmp_path / "out")} | changes
@@ -34,25 +47,50 @@ def refusal(namespace, **options) -> str:
 
 
 def test_good_parameters_become_settings(parameters, tmp_path):
-    settings = check(parameters(n_train=[20, None], ball_class="4", width=[4, 4, 4, 4], points=7))
+    settings = check(
+        parameters(n_train=[20, None], ball_class="4", width=[4, 4, 4, 4], points=7),
+        several_sizes=True,
+    )
     assert isinstance(settings, Settings)
-    assert settings.seeds == (0, 1) and settings.taus == (0, 0.5, 1) and settings.n_train == (20, None)
-    assert settings.sgd == settings.source_sgd == Sgd(lr=0.01, epochs=6, batch_size=16, momentum=0.9)
-    assert settings.pairs == (("digits-0-4", "digits-5-9"),) and settings.width == (4, 4, 4, 4) and settings.points == 7
-    assert settings.ball_of("digits-0-4") == "4" and settings.store.folder == tmp_path / "out"
+    assert (
+        settings.seeds == (0, 1) and settings.taus == (0, 0.5, 1) and settings.n_train == (20, None)
+    )
+    assert (
+        settings.sgd == settings.source_sgd == Sgd(lr=0.01, epochs=6, batch_size=16, momentum=0.9)
+    )
+    assert (
+        settings.pairs == (("digits-0-4", "digits-5-9"),)
+        and settings.width == (4, 4, 4, 4)
+        and settings.points == 7
+    )
+    assert settings.shortcut("digits-0-4") == Shortcut(classes=("4",))
+    assert settings.store.folder == tmp_path / "out"
 
 
 def test_methods_and_coupling_become_settings_and_runs(parameters):
-    settings = check(parameters(n_train=[None], methods=["ft", "ct-iterated"], iterations=2, block=19, blocks=3, partitions=6))
+    settings = check(
+        parameters(
+            n_train=[None],
+            methods=["ft", "ct-iterated"],
+            iterations=2,
+            block=19,
+            blocks=3,
+            partitions=6,
+        )
+    )
     assert settings.methods == ("ft", "ct-iterated") and settings.coupled == Coupled(2, 19, 3, 6)
     assert {run.coupled for run in settings.runs("ct-iterated")} == {settings.coupled}
-    assert check(parameters()).methods == () and check(parameters(methods=None)).methods == tuple(METHODS)
+    assert check(parameters()).methods == () and check(parameters(methods=None)).methods == tuple(
+        METHODS
+    )
 
 
 def test_partitions_left_out_do_not_ask_for_epochs(parameters):
     check(parameters(epochs=3))
     for asked in ({"methods": ["ct-iterated"]}, {"iterations": 2}):
-        assert "partitions must lie between 1 and the 3 epochs" in refusal(parameters(epochs=3, **asked))
+        assert "partitions must lie between 1 and the 3 epochs" in refusal(
+            parameters(epochs=3, **asked)
+        )
 
 
 def test_source_epochs_are_the_sources_alone(parameters):
@@ -62,14 +100,19 @@ def test_source_epochs_are_the_sources_alone(parameters):
 
 def test_runs_are_every_pair_method_and_seed(parameters):
     settings = check(parameters())
-    runs = settings.runs("ft", "ut", ball=True, n_train=20)
+    runs = settings.runs("ft", "ut", biased=True, n_train=20)
     assert [(r.method, r.seed) for r in runs] == [("ft", 0), ("ft", 1), ("ut", 0), ("ut", 1)]
-    assert {(r.source, r.target, r.source_ball, r.n_train) for r in runs} == {("digits-0-4", "digits-5-9", "4", 20)}
-    assert {r.source_ball for r in settings.runs("ft")} == {None}
+    assert {(r.source, r.target, r.n_train) for r in runs} == {("digits-0-4", "digits-5-9", 20)}
+    assert {str(r.source_shortcut) for r in runs} == {"ball on 4"}
+    assert {r.source_shortcut for r in settings.runs("ft")} == {None}
 
 
 def test_what_a_notebook_imports_is_no_parameter(parameters):
-    check(parameters(os=os, Settings=Settings, check=check, _private=1, In=[""], Out={}, __name__="__main__"))
+    check(
+        parameters(
+            os=os, Settings=Settings, check=check, _private=1, In=[""], Out={}, __name__="__main__"
+        )
+    )
 
 
 def test_synthetic_defaults_pass(parameters):
@@ -79,8 +122,13 @@ def test_synthetic_defaults_pass(parameters):
 
 def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
     settings = check(parameters(dataset="cifar100"))
-    assert settings.pairs == (("vehicles-1", "vehicles-2"), ("herbivores", "flowers"), ("carnivores", "flowers"))
-    assert settings.ball_of("herbivores") == "kangaroo"
+    assert settings.pairs == (
+        ("vehicles-1", "vehicles-2"),
+        ("herbivores", "flowers"),
+        ("carnivores", "flowers"),
+    )
+    assert settings.shortcut("herbivores").classes == ("kangaroo",)
+    assert settings.shown_pair == ("herbivores", "flowers")
 
 
 @pytest.mark.parametrize(
@@ -93,9 +141,9 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"source": "flowers", "target": "digits-5-9"}, ["'flowers'"]),
         ({"source": "digits-0-4", "target": "digits-0-4"}, ["must differ", "'digits-0-4'"]),
         ({"source": "digits-0-4", "target": None}, ["source and target", "'digits-0-4'"]),
-        ({"source": ["digits-0-4"], "target": []}, ["source and target", "[]"]),
-        ({"source": [], "target": []}, ["source and target", "[]"]),
-        ({"source": 5, "target": 6}, ["source and target", "5"]),
+        ({"source": ["digits-0-4"], "target": []}, ["target", "list of names", "[]"]),
+        ({"source": [], "target": []}, ["source", "list of names", "[]"]),
+        ({"source": 5, "target": 6}, ["source", "list of names", "5"]),
         ({"width": "wide"}, ["width", "'wide'"]),
         ({"width": "plain"}, ["width", "'plain'"]),
         ({"width": [4, 4, 4]}, ["width", "4, 4, 4"]),
@@ -133,14 +181,18 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"seeds": [2**64]}, ["seed", str(2**64)]),
         ({"ball_class": "kangaroo"}, ["'kangaroo'", "0, 1, 2, 3, 4"]),
         ({"ball_class": "7"}, ["'7'"]),
-        ({"ball_class": 3}, ["3"]),
+        ({"ball_class": 7}, ["7"]),
+        ({"ball_class": 3.0}, ["ball_class", "3.0"]),
         ({"n_train": 0}, ["n_train", "0"]),
         ({"n_train": [20, -5]}, ["n_train", "-5"]),
+        ({"n_train": [20, None]}, ["n_train", "one number", "[20, None]"]),
+        ({"n_train": True}, ["n_train", "True"]),
         ({"n_train": 10_000}, ["n_train", "10000"]),
         ({"n_train": []}, ["n_train", "[]"]),
         ({"n_train": "all"}, ["n_train", "'all'"]),
         ({"points": 0}, ["points", "0"]),
         ({"points": 1.5}, ["points", "1.5"]),
+        ({"points": 3_000}, ["points", "269", "3000"]),
         ({"device": "tpu"}, ["device", "'tpu'"]),
         ({"device": "cuda:64"}, ["device", "'cuda:64'"]),
         ({"device": None}, ["device", "None"]),
@@ -160,8 +212,21 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"momemtum": 0.9}, ["momemtum", "not a parameter", "momentum"]),
         ({"learning_rate": 0.1, "Epochs": 3}, ["learning_rate", "Epochs", "not a parameter"]),
         ({"out": 5}, ["out", "5"]),
+        ({"out": "a\0b"}, ["out", "folder"]),
+        ({"out": "\ud800"}, ["out", "folder"]),
+        ({"lr": 10**400}, ["lr", "number"]),
+        ({"lr": 1e39}, ["lr", "1e+39"]),
+        ({"epochs": 10**30}, ["epochs", "1,000,000"]),
+        ({"epochs": 10**5_000}, ["epochs", "thousands of digits"]),
+        ({"seeds": list(range(2_000))}, ["seeds", "1,000"]),
+        ({"width": [10**9] * 4}, ["width", "1,024"]),
+        ({"methods": ["lp-ft"], "taus": [1], "epochs": 1}, ["lp-ft", "2 or more"]),
+        (
+            {"source": ["digits-0-4"] * 2, "target": ["digits-5-9"] * 2},
+            ["every pair", "once"],
+        ),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_bad_parameter_is_refused_in_one_sentence(parameters, change, says):
     message = refusal(parameters(**change))
@@ -177,9 +242,11 @@ def test_bad_parameter_is_refused_in_one_sentence(parameters, change, says):
         ({"width": [4, 4, 4, 4]}, ["width", "4, 4, 4, 4"]),
         ({"ball_class": "kangaroo"}, ["'kangaroo'", "no classes"]),
         ({"batch_size": 2_001}, ["batch_size", "2001"]),
-        ({"source": "target", "target": "source", "batch_size": 9_000}, ["batch_size", "9000"]),
+        ({"source": "target", "target": "source"}, ["from 'source' to 'target' only"]),
+        ({"width": "batchnorm", "batch_size": 1_999}, ["batch_size", "one", "BatchNorm", "1999"]),
+        ({"n_train": 2_001}, ["n_train", "2000", "samples", "2001"]),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_bad_parameter_of_the_synthetic_task_is_refused(parameters, change, says):
     message = refusal(parameters(SYNTHETIC, **change), datasets=("synthetic",))
@@ -210,18 +277,105 @@ def test_nothing_is_written_for_refused_parameters(parameters, tmp_path):
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
     max_leaves=4,
 )
-NAMES = sorted(
-    {*GOOD, "source", "target", "width", "n_train", "ball_class", "points", "source_epochs", "methods", "iterations", "block", "blocks", "partitions"}
-)
+NAMES = sorted(PARAMETERS)
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
-@given(name=st.sampled_from(NAMES), value=anything)
-def test_any_value_is_accepted_as_given_or_refused_with_a_sentence(parameters, name, value):
-    try:
-        check(parameters(**{name: value}))
-    except ValueError as error:
-        assert len(str(error)) > 20
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(values=st.dictionaries(st.sampled_from(NAMES), anything, min_size=1, max_size=2))
+def test_any_value_is_accepted_or_refused_with_a_sentence(parameters, values):
+    for base, options in ((GOOD, {}), (SYNTHETIC, {"datasets": ("synthetic",)})):
+        try:
+            check(parameters(base, **values), **options)
+        except ValueError as error:
+            assert 20 < len(str(error)) <= 1_000
+            assert type(error) is ValueError
+
+
+# --- a live kernel ------------------------------------------------------------------------------
+
+
+CELLS = {
+    "parameters": "\n".join(f"{name} = {value!r}  # as set" for name, value in GOOD.items()),
+    "check": "settings = check(globals())",
+    "later": "COLUMNS = {'a': 1}; ax = None; epochs_left = 3",
+    "injected": "# Parameters\nseeds = [5]",
+    "misspelt": "# Parameters\nseedz = [5]",
+}
+
+
+def kernel(parameters, *names, **values):
+    """The namespace of a kernel that has run these cells."""
+    cells = ["", *(CELLS[name] for name in names)]
+    out = parameters()["out"]
+    cells = [f"{cell}\nout = {out!r}" if cell == CELLS["parameters"] else cell for cell in cells]
+    return parameters(In=cells, Out={}, get_ipython=lambda: None, COLUMNS={}, ax=None, **values)
+
+
+def test_second_run_of_a_notebook_takes_the_changed_parameters(parameters):
+    cells = ("parameters", "check", "later", "parameters", "check")
+    assert check(kernel(parameters, *cells, lr=0.05)).sgd.lr == 0.05
+
+
+def test_variables_of_a_notebook_are_not_taken_for_parameters(parameters):
+    namespace = kernel(parameters, "parameters", "check", "later", width="a variable", methods=7)
+    assert check(namespace).width == "small"
+
+
+def test_injected_parameters_are_read(parameters):
+    namespace = kernel(parameters, "parameters", "injected", "check", seeds=[5])
+    assert check(namespace).seeds == (5,)
+
+
+def test_misspelt_injected_parameter_is_refused(parameters):
+    namespace = kernel(parameters, "parameters", "misspelt", "check", seedz=[5])
+    assert "seedz is not a parameter" in refusal(namespace)
+
+
+def test_injected_cell_that_sets_the_data_set_is_no_parameters_cell(parameters):
+    cells = dict(CELLS, whole="# Parameters\ndataset = 'digits'\nseeds = [7]\nout = 'x'")
+    namespace = kernel(parameters, "parameters", "check", seeds=[7])
+    namespace["In"].insert(2, cells["whole"])
+    assert check(namespace).seeds == (7,)
+
+
+def test_injected_parameter_of_another_notebook_is_refused(parameters):
+    namespace = kernel(parameters, "parameters", "check", points=3)
+    namespace["In"].insert(2, "# Parameters\npoints = 3")
+    assert "points is not a parameter of this notebook" in refusal(namespace)
+
+
+def test_misspelling_that_was_mended_is_forgotten(parameters):
+    namespace = kernel(parameters, "parameters", "misspelt", "parameters", "check", seedz=[5])
+    assert check(namespace).seeds == (0, 1)
+
+
+def test_ball_class_may_be_a_number(parameters):
+    assert check(parameters(ball_class=3)).shortcut("digits-0-4").classes == ("3",)
+
+
+def test_two_pairs_of_ones_own_are_settings(parameters):
+    both = ["digits-0-4", "digits-5-9"]
+    settings = check(parameters(source=both, target=both[::-1]))
+    assert settings.shown_pair == ("digits-0-4", "digits-5-9") and len(settings.pairs) == 2
+
+
+def test_size_that_only_another_notebook_uses_is_not_checked(parameters):
+    assert check(parameters(batch_size=128)).n_train == (None,)
+    assert "batch_size" in refusal(parameters(batch_size=128), several_sizes=True)
+
+
+def test_every_seed_is_asked_whether_it_has_enough_images(parameters):
+    smallest = {}
+    for seed in range(12):
+        y = load("digits", "digits-5-9", seed).y_train
+        smallest[seed] = int(y.bincount().min())
+    most, least = (f(smallest, key=smallest.get) for f in (max, min))
+    assert smallest[most] > smallest[least]
+    check(parameters(seeds=[most], n_train=smallest[most]))
+    message = refusal(parameters(seeds=[most, least], n_train=smallest[most]))
+    assert str(smallest[least]) in message

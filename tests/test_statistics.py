@@ -1,7 +1,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -9,16 +8,12 @@ from scipy import stats
 
 from rtl_utils.statistics import (
     Interval,
-    ball_test_table,
     holm,
     interquartile_mean,
-    keeps_out,
     mean_interval,
-    paired,
     paired_difference,
     rank_correlation,
     share_interval,
-    summary,
     verdict,
 )
 
@@ -26,15 +21,21 @@ values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20)
 
 
 def test_mean_interval_of_a_known_case():
-    interval = mean_interval([1, 2, 3])  # t of 2 degrees of freedom at 97.5 %: 4.3027; standard error: 1 / sqrt 3
-    assert interval.mean == 2 and interval.n == 3
-    assert (interval.low, interval.high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    interval = mean_interval(
+        [1, 2, 3]
+    )  # t of 2 degrees of freedom at 97.5 %: 4.3027; standard error: 1 / sqrt 3
+    assert interval.mean == 2
+    assert interval.n == 3
+    assert (interval.low, interval.high) == pytest.approx(
+        (2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4
+    )
 
 
 @given(x=values)
 def test_interval_holds_the_mean_and_widens_with_the_level(x):
     assume(np.ptp(x) > 1e-6)
-    narrow, wide = mean_interval(x, 0.9), mean_interval(x, 0.99)
+    narrow = mean_interval(x, 0.9)
+    wide = mean_interval(x, 0.99)
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
@@ -46,7 +47,9 @@ def test_equal_values_have_no_spread(x):
 
 def test_one_value_has_no_interval():
     interval = mean_interval([0.5])
-    assert interval.mean == 0.5 and math.isnan(interval.low) and math.isnan(interval.high)
+    assert interval.mean == 0.5
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
     assert interval.text() == "0.5"
 
 
@@ -72,10 +75,14 @@ def test_interquartile_mean_ignores_stuck_runs():
 
 
 def test_wilson_interval_of_known_cases():
-    none, half = share_interval(0, 10), share_interval(5, 10)
+    none = share_interval(0, 10)
+    half = share_interval(5, 10)
     z2 = 1.959964**2
-    assert none.mean == 0 and none.low == pytest.approx(0, abs=1e-12) and none.high == pytest.approx(z2 / (10 + z2))
-    assert half.mean == 0.5 and half.high - 0.5 == pytest.approx(0.5 - half.low)
+    assert none.mean == 0
+    assert none.low == pytest.approx(0, abs=1e-12)
+    assert none.high == pytest.approx(z2 / (10 + z2))
+    assert half.mean == 0.5
+    assert half.high - 0.5 == pytest.approx(0.5 - half.low)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(-1, 5), (6, 5), (0, 0)])
@@ -95,8 +102,10 @@ def test_smallest_p_is_that_of_the_signs(n, p):
 @given(a=values, seed=st.integers(0, 1000))
 def test_paired_difference_turns_its_sign_with_its_ends(a, seed):
     b = np.random.default_rng(seed).normal(size=len(a))
-    (there, p), (back, q) = paired_difference(a, b), paired_difference(b, a)
-    assert p == pytest.approx(q) and 0 <= p <= 1
+    there, p = paired_difference(a, b)
+    back, q = paired_difference(b, a)
+    assert p == pytest.approx(q)
+    assert 0 <= p <= 1
     assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
 
 
@@ -116,7 +125,8 @@ def test_holm_of_a_known_case():
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_never_lowers_a_p_nor_changes_their_order(p):
     adjusted = holm(p)
-    assert (adjusted >= np.array(p) - 1e-12).all() and (adjusted <= 1).all()
+    assert (adjusted >= np.array(p) - 1e-12).all()
+    assert (adjusted <= 1).all()
     assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= -1e-12).all()
 
 
@@ -148,36 +158,21 @@ ends, margins = st.floats(-1, 1), st.floats(0, 0.5)
 @given(low=ends, high=ends, margin=margins)
 def test_verdicts_agree_with_each_other(low, high, margin):
     low, high = min(low, high), max(low, high)
-    interval, mirrored = Interval((low + high) / 2, low, high, 5), Interval(-(low + high) / 2, -high, -low, 5)
-    above, below, alike = (verdict(interval, claim, margin) for claim in ("above", "below", "alike"))
-    assert below == verdict(mirrored, "above", margin) and alike == verdict(mirrored, "alike", margin)
+    interval, mirrored = (
+        Interval((low + high) / 2, low, high, 5),
+        Interval(-(low + high) / 2, -high, -low, 5),
+    )
+    above, below, alike = (
+        verdict(interval, claim, margin) for claim in ("above", "below", "alike")
+    )
+    assert below == verdict(mirrored, "above", margin)
+    assert alike == verdict(mirrored, "alike", margin)
     assert [above, below, alike].count("reproduced") <= 1
 
 
 def test_unknown_claim_is_refused():
     with pytest.raises(ValueError, match="got 'better'"):
         verdict(mean_interval([1, 2]), "better")
-
-
-@pytest.fixture
-def rows():
-    """Final accuracies of two methods, three seeds, one missing; an epoch's value that must not count."""
-    final = [("ft", 0, 0.5), ("ft", 1, 0.7), ("ft", 2, 0.6), ("ut", 2, 0.9), ("ut", 0, 0.4)]
-    records = [{"source": "a", "target": "b", "method": m, "seed": s, "metric": "val_accuracy", "epoch": -1, "value": v} for m, s, v in final]
-    return pd.DataFrame([*records, records[0] | {"epoch": 3, "value": 99.0}, records[0] | {"metric": "val_loss", "value": 1.5}])
-
-
-def test_pairs_are_of_one_seed_and_final(rows):
-    assert paired(rows, "val_accuracy", "ut", "ft") == ([0.4, 0.9], [0.5, 0.6])
-
-
-def test_summary_has_a_row_a_group_and_a_column_a_metric(rows):
-    metrics = {"val_accuracy": ("accuracy (%)", 100, 1), "val_loss": ("loss", 1, 2)}
-    table = summary(rows, metrics, by=["method"])
-    assert list(table.index) == ["ft", "ut"] and list(table.columns) == ["accuracy (%)", "loss"]
-    assert table.loc["ft", "accuracy (%)"] == mean_interval([0.5, 0.7, 0.6]).text(1, 100)
-    assert table.loc["ft", "loss"] == "1.50" and table.loc["ut", "loss"] == ""
-    assert list(summary(rows, metrics, by=["source", "method"]).index) == [("a", "ft"), ("a", "ut")]
 
 
 def test_rank_correlation_of_a_rising_and_of_a_falling_function_is_one_and_minus_one():
@@ -192,45 +187,11 @@ def test_rank_correlation_is_spearmans_and_lies_in_its_interval():
     y = x + rng.normal(size=20)
     found = rank_correlation(x, y)
     assert found.mean == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert -1 <= found.low < found.mean < found.high <= 1 and found.low > 0
+    assert -1 <= found.low < found.mean < found.high <= 1
+    assert found.low > 0
 
 
 def test_rank_correlation_of_few_or_unequal_pairs_is_refused():
     for x, y in (([1, 2, 3], [1, 2, 3]), ([1, 2, 3, 4], [1, 2, 3])):
         with pytest.raises(ValueError, match="four or more"):
             rank_correlation(x, y)
-
-
-def salman(flips, clean):
-    """Rows of a test with six seeds; flips and clean: method -> the mean, around which the seeds lie within half a point."""
-    return pd.DataFrame(
-        [
-            {"source": "s", "target": "t", "seed": seed, "method": m, "epoch": -1, "metric": metric, "value": mean + 0.001 * (seed - 2.5) * (k % 2)}
-            for metric, means in (("flip_rate", flips), ("clean_accuracy", clean))
-            for k, (m, mean) in enumerate(means.items())
-            for seed in range(6)
-        ]
-    )
-
-
-def test_keeping_the_shortcut_out_asks_for_few_flips_and_for_accuracy():
-    flips = {"scratch": 0.10, "ft": 0.15, "good": 0.11, "flipping": 0.30, "weak": 0.10}
-    clean = {"scratch": 0.60, "ft": 0.70, "good": 0.72, "flipping": 0.75, "weak": 0.60}
-    found = keeps_out(salman(flips, clean), list(flips))["keeps it out"]
-    assert found.to_dict() == {"scratch": "no", "ft": "no", "good": "yes", "flipping": "no", "weak": "no"}
-
-
-def test_keeping_the_shortcut_out_is_undecided_on_one_seed():
-    rows = salman({"scratch": 0.1, "ft": 0.1, "x": 0.1}, {"scratch": 0.6, "ft": 0.6, "x": 0.7})
-    assert keeps_out(rows[rows.seed == 0], ["x"]).loc["x"].to_dict()["keeps it out"] == "undecided"
-
-
-def test_ball_test_stands_beside_the_clean_transfer_where_there_is_one():
-    line = {"source": "a", "target": "b", "seed": 0, "epoch": -1}
-    test = {"clean_accuracy": 0.7, "ball_accuracy": 0.2, "flip_rate": 0.6}
-    ball = [line | {"method": m, "source_ball": "k", "metric": metric, "value": v} for m in ("ut", "counter") for metric, v in test.items()]
-    clean = [line | {"method": "ut", "source_ball": None, "metric": "val_accuracy", "value": 0.75}]
-    table = ball_test_table(pd.DataFrame(ball + clean))
-    assert table.loc[("a", "b", "ut")].tolist() == ["75.0", "70.0", "20.0", "60.0"]
-    assert table.loc[("a", "b", "counter")].tolist() == ["", "70.0", "20.0", "60.0"]
-    assert ball_test_table(pd.DataFrame(ball)).shape == (2, 3)

@@ -1,5 +1,7 @@
+import errno
 import multiprocessing
 import pickle
+import sqlite3
 import zipfile
 from pathlib import Path
 
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 from torch import nn
 
-from rtl_utils.results import FINAL, Store, code_version, run_key
+from rtl_utils.store import FINAL, Store
 
 SPEC = {"method": "ft", "seed": 3, "taus": [0, 1]}
 ROWS = [("val_loss", 0, 0.5), ("val_loss", 1, 0.25), ("val_accuracy", FINAL, 0.75)]
+MADE = {"commit": "abc", "threads": 1, "clean": True}
 
 
 @pytest.fixture
@@ -22,17 +25,35 @@ def store(tmp_path):
 
 
 def kept(store, key="k"):
-    frame = store.frame([key])
-    return sorted(zip(frame.metric, frame.epoch, frame.value, strict=True))
+    rows = store.values([key])
+    return sorted(zip(rows.metric, rows.epoch, rows.value, strict=True))
 
 
-def test_rows_come_back_with_the_columns_of_the_spec(store):
-    store.save("k", SPEC, ROWS)
+def test_rows_come_back_with_status_and_provenance(store):
+    store.save("k", SPEC, ROWS, provenance=MADE)
     store.save("other", SPEC | {"seed": 4}, ROWS)
-    frame = store.frame(["k"])
-    assert list(frame.columns) == ["run", "status", "method", "seed", "taus", "metric", "epoch", "value"]
-    assert set(frame.run) == {"k"} and set(frame.status) == {"done"} and set(frame.seed) == {3}
+    rows = store.values(["k"])
+    columns = {"run", "status", "metric", "epoch", "value", "commit", "threads", "clean"}
+    assert set(rows.columns) == columns
+    assert set(rows.run) == {"k"}
+    assert set(rows.status) == {"done"}
+    assert set(rows.commit) == {"abc"}
     assert kept(store) == sorted(ROWS)
+
+
+def test_runs_with_and_without_provenance_stand_in_one_table(store):
+    store.save("k", SPEC, ROWS, provenance=MADE)
+    store.save("other", SPEC, ROWS)
+    rows = store.values(["k", "other"]).set_index("run")
+    assert len(rows) == 2 * len(ROWS)
+    assert set(rows.loc["k"].commit) == {"abc"}
+    assert rows.loc["other"].commit.isna().all()
+
+
+def test_records_of_all_runs_come_back_by_key(store):
+    store.save("k", SPEC, ROWS)
+    store.save("other", SPEC | {"seed": 4}, [])
+    assert store.specs() == {"k": SPEC, "other": SPEC | {"seed": 4}}
 
 
 def test_rows_are_there_for_another_process_of_the_same_folder(store):
@@ -41,13 +62,23 @@ def test_rows_are_there_for_another_process_of_the_same_folder(store):
 
 
 def test_no_runs_no_rows(store):
-    frame = store.frame(["nothing"])
-    assert len(frame) == 0 and {"run", "metric", "epoch", "value"} <= set(frame.columns)
+    for rows in (store.values(["nothing"]), store.values([])):
+        assert len(rows) == 0
+        assert {"run", "status", "metric", "epoch", "value"} <= set(rows.columns)
     assert store.status(["nothing"]) == {}
+    assert store.specs() == {}
+
+
+def test_more_runs_than_one_query_may_name_are_found(store):
+    keys = [f"run-{k}" for k in range(1_100)]
+    for key in (keys[0], keys[-1]):
+        store.save(key, SPEC, ROWS)
+    assert set(store.status(keys)) == {keys[0], keys[-1]}
+    assert len(store.values(keys)) == 2 * len(ROWS)
 
 
 def test_second_save_replaces_the_first(store):
-    store.save("k", SPEC, ROWS, "it diverged")
+    store.save("k", SPEC, ROWS, message="it diverged")
     store.save("k", SPEC, ROWS[:1])
     assert kept(store) == ROWS[:1]
     assert store.status(["k"]) == {"k": ("done", None)}
@@ -55,50 +86,87 @@ def test_second_save_replaces_the_first(store):
 
 def test_status_says_why_a_run_diverged(store):
     store.save("good", SPEC, ROWS)
-    store.save("bad", SPEC, [], "the loss is not finite")
-    assert store.status(["good", "bad", "unknown"]) == {"good": ("done", None), "bad": ("diverged", "the loss is not finite")}
+    store.save("bad", SPEC, [], message="the loss is not finite")
+    assert store.status(["good", "bad", "unknown"]) == {
+        "good": ("done", None),
+        "bad": ("diverged", "the loss is not finite"),
+    }
 
 
 def test_value_that_is_not_a_number_comes_back_as_such(store):
     store.save("k", SPEC, [("train_accuracy", 0, float("nan"))])
-    assert store.frame(["k"]).value.isna().all()
-
-
-RECORDS = {"sgd": {"lr": 0.1, "epochs": 3}, "coupled": {"iterations": 4, "partitions": 10}, "source_sgd": None, "partitions": 2}
-WHOLE = SPEC | RECORDS | {"dataset": "digits", "source": "a", "target": "b"}
-
-
-def exported(store, tmp_path):
-    """Header and rows of the CSV file, as text."""
-    header, *rows = [line.split(",") for line in store.export(tmp_path / "out.csv").read_text().splitlines()]
-    return header, [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def test_export_holds_the_values_after_training_beside_the_records(store, tmp_path):
-    store.save("k", WHOLE, [*ROWS, ("length", 0, 1.5), ("length", 1, 2.5)])
-    _, rows = exported(store, tmp_path)
-    assert {row["metric"]: float(row["value"]) for row in rows} == {"val_accuracy": 0.75, "length": 2.5}
-    assert all((row["run"], row["lr"], row["coupled_iterations"], row["epoch"]) == ("k", "0.1", "4", "-1") for row in rows)
-
-
-def test_export_has_one_name_a_column(store, tmp_path):
-    store.save("k", WHOLE, ROWS)
-    header, _ = exported(store, tmp_path)
-    assert len(set(header)) == len(header)
-
-
-def test_export_takes_runs_that_were_stored_before_a_record_was_added(store, tmp_path):
-    store.save("old", {name: value for name, value in WHOLE.items() if name not in ("coupled", "partitions")}, ROWS)
-    assert [row["run"] for row in exported(store, tmp_path)[1]] == ["old"]
-    store.save("new", WHOLE, ROWS)
-    assert sorted(row["run"] for row in exported(store, tmp_path)[1]) == ["new", "old"]
+    assert store.values(["k"]).value.isna().all()
 
 
 def test_failed_save_changes_nothing(store):
     store.save("k", SPEC, ROWS)
+    one_place_two_values = [("val_loss", 0, 1.0), ("val_loss", 0, 2.0)]
     with pytest.raises(IntegrityError):
-        store.save("k", {"seed": 99}, [("val_loss", 0, 1.0), ("val_loss", 0, 2.0)])  # one place, two values
-    assert kept(store) == sorted(ROWS) and set(store.frame(["k"]).seed) == {3}
+        store.save("k", {"seed": 99}, one_place_two_values)
+    assert kept(store) == sorted(ROWS)
+    assert store.specs() == {"k": SPEC}
+
+
+def test_renamed_run_keeps_rows_status_provenance_and_weights(store):
+    store.save("k", SPEC, ROWS, message="it diverged", provenance=MADE)
+    store.save_weights("k", net(7))
+    store.rename("k", "new", {"seed": 5}, {"reads": 1})
+    assert kept(store) == []
+    assert kept(store, "new") == sorted(ROWS)
+    assert store.status(["k", "new"]) == {"new": ("diverged", "it diverged")}
+    assert store.specs() == {"new": {"seed": 5}}
+    assert set(store.values(["new"]).commit) == {"abc"}
+    other = net(0)
+    assert not store.has_weights("k")
+    assert store.load_weights("new", other)
+    assert same(other, net(7))
+
+
+def test_run_without_weights_can_be_renamed(store):
+    store.save("k", SPEC, ROWS)
+    store.rename("k", "new", SPEC, {})
+    assert kept(store, "new") == sorted(ROWS)
+    assert not store.has_weights("new")
+
+
+def test_metric_is_renamed_in_one_run_alone(store):
+    for key in ("k", "other"):
+        store.save(key, SPEC, ROWS)
+    store.rename_metric("k", "val_loss", "loss")
+    assert {metric for metric, _, _ in kept(store)} == {"loss", "val_accuracy"}
+    assert kept(store, "other") == sorted(ROWS)
+
+
+def test_provenance_is_added_where_there_is_none_and_never_replaced(store):
+    store.save("k", SPEC, ROWS)
+    store.add_provenance("k", MADE)
+    store.add_provenance("k", {"commit": "another"})
+    assert set(store.values(["k"]).commit) == {"abc"}
+
+
+def test_store_of_an_earlier_version_gains_the_columns_that_it_lacks(tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    with sqlite3.connect(folder / "results.db") as old:
+        old.execute(
+            "CREATE TABLE runs (run VARCHAR(16) NOT NULL, status VARCHAR(16) NOT NULL, "
+            "message VARCHAR, spec JSON NOT NULL, PRIMARY KEY (run))"
+        )
+        old.execute("INSERT INTO runs VALUES ('before', 'done', NULL, '{\"seed\": 3}')")
+    old.close()
+    store = Store(folder)
+    store.save("k", SPEC, ROWS, provenance=MADE)
+    assert store.specs() == {"before": {"seed": 3}, "k": SPEC}
+    assert set(store.values(["k"]).commit) == {"abc"}
+
+
+@pytest.mark.parametrize("name", ["my data", "100 %", "what?", "a#b", "%2F", "ä ö", "a&b=c"])
+def test_folder_of_any_name_is_a_folder(tmp_path, name):
+    store = Store(tmp_path / name)
+    store.save("k", SPEC, ROWS)
+    assert kept(Store(tmp_path / name)) == sorted(ROWS)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "results.db").exists()
 
 
 def write_many(folder, writer, start):
@@ -114,17 +182,22 @@ def write_many(folder, writer, start):
         store.save("shared", SPEC, ROWS)
 
 
+@pytest.mark.slow
+@pytest.mark.kernel
 def test_concurrent_writers_lose_nothing(tmp_path):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(3, timeout=60)
-    writers = [context.Process(target=write_many, args=(tmp_path, writer, start)) for writer in range(3)]
+    writers = [
+        context.Process(target=write_many, args=(tmp_path, writer, start)) for writer in range(3)
+    ]
     for process in writers:
         process.start()
     for process in writers:
         process.join(120)
     assert [process.exitcode for process in writers] == [0, 0, 0]
     keys = [f"{writer}-{run}" for writer in range(3) for run in range(25)] + ["shared"]
-    assert Store(tmp_path / "19").frame(keys).groupby("run").size().to_dict() == dict.fromkeys(keys, len(ROWS))
+    found = Store(tmp_path / "19").values(keys).groupby("run").size()
+    assert found.to_dict() == dict.fromkeys(keys, len(ROWS))
 
 
 @pytest.mark.parametrize("below", ["", "out"])
@@ -136,7 +209,7 @@ def test_folder_that_cannot_be_written_is_refused(tmp_path, below):
     assert str(folder) in str(error.value)
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------------------------
+# --- weights ---
 
 
 def net(fill):
@@ -153,14 +226,17 @@ def same(a, b):
 def test_weights_and_buffers_come_back(store):
     other = net(0)
     store.save_weights("k", net(7))
-    assert store.load_weights("k", other) and same(other, net(7)) and not other.training
+    assert store.load_weights("k", other)
+    assert same(other, net(7))
+    assert not other.training
 
 
 def test_later_weights_replace_earlier_and_leave_no_other_file(store):
     other = net(0)
     store.save_weights("k", net(7))
     store.save_weights("k", net(8))
-    assert store.load_weights("k", other) and same(other, net(8))
+    assert store.load_weights("k", other)
+    assert same(other, net(8))
     assert [path.name for path in (store.folder / "weights").iterdir()] == ["k.pt"]
 
 
@@ -184,7 +260,14 @@ def test_truncated_weights_are_not_loaded(store, share):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"garbage", b"\x80\x02garbage", b"PK\x03\x04" + bytes(200), bytes(1000), pickle.dumps([1, 2]), pickle.dumps({"a": 1})],
+    [
+        b"garbage",
+        b"\x80\x02garbage",
+        b"PK\x03\x04" + bytes(200),
+        bytes(1000),
+        pickle.dumps([1, 2]),
+        pickle.dumps({"a": 1}),
+    ],
     ids=["text", "broken pickle", "broken zip", "zeros", "pickled list", "pickled dict"],
 )
 def test_garbage_is_not_loaded(store, garbage):
@@ -192,7 +275,9 @@ def test_garbage_is_not_loaded(store, garbage):
     assert not store.load_weights("k", net(0))
 
 
-@pytest.mark.parametrize("content", [[1, 2], None, {}, {"0.weight": torch.zeros(2)}, "text"], ids=str)
+@pytest.mark.parametrize(
+    "content", [[1, 2], None, {}, {"0.weight": torch.zeros(2)}, "text"], ids=str
+)
 def test_file_of_something_else_is_not_loaded(store, content):
     torch.save(content, weights_file(store))
     assert not store.load_weights("k", net(0))
@@ -232,38 +317,24 @@ def test_weights_are_a_zip_that_others_can_read(store):
     assert zipfile.is_zipfile(weights_file(store))
 
 
-# --- keys -------------------------------------------------------------------------------------------------------------------------------
+def test_full_disk_is_an_error_that_leaves_the_weights_as_they_were(store, monkeypatch):
+    path = weights_file(store)
 
-CODE = '"""Module."""\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x  # doubled\n'
+    def write_half(self, content):
+        with self.open("wb") as file:
+            file.write(bytes(content)[:100])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
-
-@pytest.mark.parametrize(
-    ("after", "same"),
-    [
-        (CODE.replace("# doubled", "# two times"), True),
-        (CODE.replace("Twice.", "Two times."), True),
-        (CODE.replace('    """Twice."""\n', ""), True),
-        (CODE.replace('"""Module."""', ""), True),
-        (CODE.replace("\n\n\n", "\n\n\n\n\n"), True),
-        (CODE.replace("2 * x", "3 * x"), False),
-        (CODE.replace("def f", "def g"), False),
-        (CODE + "f(1)\n", False),
-    ],
-)
-def test_code_version_ignores_comments_and_docstrings_alone(tmp_path, after, same):
-    path = tmp_path / "module.py"
-    path.write_text(CODE)
-    before = code_version([path])
-    path.write_text(after)
-    assert (code_version([path]) == before) == same
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        store.save_weights("k", net(8))
+    other = net(0)
+    assert list(path.parent.iterdir()) == [path]
+    assert store.load_weights("k", other)
+    assert same(other, net(7))
 
 
-def test_key_depends_on_every_field_and_not_on_their_order(tmp_path):
-    path = tmp_path / "module.py"
-    path.write_text(CODE)
-    key = run_key({"seed": 1, "method": "ft"}, [path])
-    assert len(key) == 16 and int(key, 16) >= 0
-    assert run_key({"method": "ft", "seed": 1}, [path]) == key
-    assert len({key, run_key({"seed": 2, "method": "ft"}, [path]), run_key({"seed": 1, "method": "ut"}, [path]), run_key({"seed": 1}, [path])}) == 4
-    path.write_text(CODE.replace("2 *", "3 *"))
-    assert run_key({"seed": 1, "method": "ft"}, [path]) != key
+def test_weights_of_another_network_are_not_loaded(store):
+    store.save_weights("k", nn.Linear(3, 40))
+    assert store.has_weights("k")
+    assert not store.load_weights("k", net(0))

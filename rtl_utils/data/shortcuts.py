@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rtl_utils.data.task import Task
+from rtl_utils.messages import shown
 from rtl_utils.randomness import generator
 
 _OPTIC_YELLOW = (204, 255, 0)
@@ -56,10 +57,13 @@ class Shortcut:
         if not named:
             raise ValueError(f"classes must be names in a tuple, or None; got {self.classes!r}")
         for name in ("probability", "size"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1]; got {getattr(self, name)!r}")
-        if self.place is not None and not all(0 <= part <= 1 for part in self.place):
-            raise ValueError(f"place must be two numbers in [0, 1], or None; got {self.place!r}")
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value <= 1:
+                raise ValueError(f"{name} must lie in (0, 1]; got {shown(value)}")
+        if self.place is not None and not _is_place(self.place):
+            raise ValueError(
+                f"place must be two numbers in [0, 1], or None; got {shown(self.place)}"
+            )
 
     def pixels(self, side: int) -> int:
         """Side of the planted patch on images of that side: 4 on 32 x 32, 3 on 16 x 16."""
@@ -93,6 +97,12 @@ def plant(
         raise ValueError(
             f"a shortcut can be planted into images only; task {task.name!r} of {task.dataset} "
             f"has {task.x_train.ndim - 1}-dimensional inputs"
+        )
+    channels, height, width = task.x_train.shape[1:]
+    if channels != 3 or height != width or width < shortcut.pixels(width):
+        raise ValueError(
+            "a shortcut is planted into square RGB images that are larger than it; task "
+            f"{task.name!r} has images of {channels} x {height} x {width}"
         )
     names = task.class_names if shortcut.classes is None else shortcut.classes
     labels = [task.class_index(name) for name in names]
@@ -171,6 +181,14 @@ def mark(size: int) -> Tensor:
 
 
 PATCHES = {"ball": Patch(ball), "stripe": Patch(stripe), "mark": Patch(mark)}
+
+
+def _is_place(place: object) -> bool:
+    return (
+        isinstance(place, tuple | list)
+        and len(place) == 2
+        and all(type(part) in (int, float) and 0 <= part <= 1 for part in place)
+    )
 
 
 def _chosen(y: Tensor, labels: list[int], probability: float, seed: int, split: str) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from rtl_utils.messages import shown
 from rtl_utils.randomness import generator
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -51,6 +52,13 @@ class Task:
             else:
                 _check_labels(y, self.class_names, f"y_{split} of task {self.name!r}")
                 object.__setattr__(self, f"y_{split}", y.long())
+
+        shapes = [tuple(x.shape[1:]) for x in (self.x_train, self.x_val)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"task {self.name!r} needs training and validation inputs of one shape; "
+                f"got {shapes[0]} and {shapes[1]}"
+            )
 
     @property
     def is_regression(self) -> bool:
@@ -120,8 +128,10 @@ def subset(task: Task, n_train: int, seed: int) -> Task:
         groups = [(task.y_train == k).nonzero()[:, 0] for k in range(task.outputs)]
         of = f"images that the smallest class of {task.name!r} has"
     smallest = min(len(group) for group in groups)
-    if not 1 <= n_train <= smallest:
-        raise ValueError(f"n_train must lie between 1 and {smallest}, the {of}; got {n_train}")
+    if type(n_train) is not int or not 1 <= n_train <= smallest:
+        raise ValueError(
+            f"n_train must lie between 1 and {smallest}, the {of}; got {shown(n_train)}"
+        )
     rng = generator(seed, "subset")
     drawn = [group[torch.from_numpy(rng.permutation(len(group))[:n_train])] for group in groups]
     rows = torch.cat(drawn)

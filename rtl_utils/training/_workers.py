@@ -4,6 +4,7 @@ Every core is busy, one progress bar counts all jobs, and a dead process's jobs 
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 from loky import cpu_count, get_reusable_executor
-from tqdm.auto import tqdm
+
+from rtl_utils.progress import Bar
 
 _ATTEMPTS = 3  # a job that kills its process every time must not do so for ever
 _IDLE = 300  # seconds after which a process without a job ends
@@ -42,10 +44,10 @@ def spread(
 
     Raises:
         BrokenProcessPool: if processes die three times.
-        Exception: what a job raises; the jobs that wait are dropped.
+        Exception: what a job raises; the other jobs are dropped.
     """
     waiting = set(range(len(jobs)))
-    with tqdm(total=sum(sizes), desc=label, unit="run") as bar:
+    with Bar(sum(sizes), label, "runs") as bar:
         for attempt in range(_ATTEMPTS):
             executor = get_reusable_executor(
                 max_workers=min(len(jobs), usable_cores()),
@@ -66,13 +68,15 @@ def spread(
                 if attempt == _ATTEMPTS - 1:
                     raise
                 again = sum(sizes[k] for k in waiting)
-                bar.write(f"a worker process died; {again} trainings start again")
-            finally:
-                for future in futures:  # after an error, what waits must not go on unseen
-                    future.cancel()
+                bar.message(f"a worker process died; {again} trainings start again")
+            except BaseException:
+                # what runs or waits must not go on unseen, and the next call must not wait for it
+                executor.shutdown(wait=True, kill_workers=True)
+                raise
 
 
 def _prepare(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this process
     torch.set_num_threads(1)  # at mini-batches of 16, two processes of one thread beat one of two
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

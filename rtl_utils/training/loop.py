@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rtl_utils.data import Task, as_float, soft_labels
 from rtl_utils.messages import shown
+from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._workers import spread, usable_cores
@@ -205,7 +205,7 @@ def _train(
     started = time.perf_counter()
     training = _Training(group, program, device)
     epochs = range(group[0].sgd.epochs)
-    for epoch in epochs if label is None else tqdm(epochs, desc=label, unit="epoch", leave=False):
+    for epoch in epochs if label is None else track(epochs, label, "epochs"):
         training.epoch(epoch)
         stopped = on_epoch is not None and on_epoch(list(group), training.histories)
         if stopped or all(history.diverged for history in training.histories):

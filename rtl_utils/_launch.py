@@ -1,0 +1,68 @@
+"""The program that `rtl_utils.kernels` starts: a Jupyter kernel that nothing of the user's reaches.
+
+Run by its path, so it imports nothing of this package. It reads RTL_KERNEL, the kernel's own folder
+and the one its working directory becomes, separated by a line break.
+"""
+
+import importlib.util
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+_EVERY = 0.5  # seconds between two looks at the parent
+
+
+def main() -> None:
+    """Run the kernel until it is told to end, or until the process that started it is gone."""
+    own, working = os.environ.pop("RTL_KERNEL").split("\n", 1)
+    # ipykernel's own watch would end this process alone, and leave its workers behind
+    parent = int(os.environ.pop("JPY_PARENT_PID", 0))
+    threading.Thread(target=_end_with, args=(parent, own), daemon=True).start()
+    if importlib.util.find_spec("rtl_utils") is None:  # `rtl` is run from a folder, not installed
+        sys.path.append(str(Path(__file__).resolve().parent.parent))
+    # in this empty folder no matplotlibrc is found; and fonts are listed before outputs count
+    import matplotlib.font_manager  # noqa: F401
+
+    os.chdir(working)
+    _application().launch_instance()
+
+
+def _application() -> Any:
+    from ipykernel.ipkernel import IPythonKernel
+    from ipykernel.kernelapp import IPKernelApp
+
+    class Kernel(IPythonKernel):
+        """Leaves its child processes to the one who started it, see `kernels`."""
+
+        async def _progressively_terminate_all_children(self) -> None:
+            return
+
+    class Application(IPKernelApp):
+        """Reads no configuration files."""
+
+        kernel_class = Kernel
+
+        def load_config_file(self, *_: Any, **__: Any) -> None:
+            return
+
+    return Application
+
+
+def _end_with(parent: int, own: str) -> None:
+    """End this process and its workers when the parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(_EVERY)
+    shutil.rmtree(own, ignore_errors=True)
+    if os.getpgrp() == os.getpid():  # true, as it is started in a session of its own
+        os.killpg(0, signal.SIGTERM)  # workers too; what tidies up after them ignores the signal
+        time.sleep(_EVERY)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

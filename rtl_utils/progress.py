@@ -1,0 +1,173 @@
+"""Progress of long work: a bar where somebody looks, a line in a file for `rtl run`, or nothing."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+FILE = "RTL_PROGRESS"  # environment variable: the file into which a headless kernel's bars write
+_EVERY = 0.2  # seconds between two writes into it
+_LINES = (5.0, 60.0)  # seconds between two plain lines: at first, and at most
+
+
+class Bar:
+    """Progress over `total` pieces of work; a context manager.
+
+    In a terminal it is a text bar and in a live Jupyter a widget. In a kernel that `rtl` started it
+    writes into a file that `rtl` reads, so that no bar ends up in an executed notebook. With
+    TQDM_DISABLE set it shows nothing.
+
+    Args:
+        total: how many pieces there are.
+        desc: what is being done.
+        unit: name of one piece.
+        leave: whether the bar stays when it is done.
+    """
+
+    def __init__(self, total: int, desc: str, unit: str = "it", leave: bool = True) -> None:
+        self.total = total
+        self.desc = desc
+        self.unit = unit
+        self.done = 0
+        self._file = os.environ.get(FILE)
+        self._written = 0.0
+        self._tqdm = None if self._file else _tqdm(total, desc, unit, leave)
+
+    def __enter__(self) -> "Bar":
+        self._write()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._tqdm is not None:
+            self._tqdm.close()
+        elif self._file:
+            _put(self._file, "")
+
+    def update(self, pieces: int = 1) -> None:
+        """Say that some more pieces are done."""
+        self.done += pieces
+        if self._tqdm is not None:
+            self._tqdm.update(pieces)
+        else:
+            self._write()
+
+    def message(self, text: str) -> None:
+        """A line on stderr, above the bar."""
+        if self._tqdm is not None:
+            self._tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr)
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        if self._file and (now - self._written > _EVERY or self.done == self.total):
+            self._written = now
+            _put(self._file, f"{self.desc} {self.done}/{self.total} {self.unit}")
+
+
+def track(items: Sequence[T], desc: str, unit: str = "it") -> Iterator[T]:
+    """The items one by one, with a bar that goes away at the end."""
+    with Bar(len(items), desc, unit, leave=False) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+def read(file: Path) -> str:
+    """What the bars of a headless kernel say now; empty where none is open."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+class Cells:
+    """How far `rtl` is with a notebook, on stderr: a bar in a terminal, else a line now and then.
+
+    Args:
+        name: of the notebook.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._started = time.monotonic()
+        self._next = self._started + _LINES[0]
+        self._bar: Any = None
+        if sys.stderr is not None and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+            size = (None, None) if known else (80, 24)  # of 0 columns tqdm shows nothing
+            self._bar = tqdm(
+                desc=f"{name:22}",
+                file=sys.stderr,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} cells [{elapsed}{postfix}]",
+                ncols=size[0],
+                nrows=size[1],
+            )
+        else:
+            self._line("starts")
+
+    def show(self, done: int, total: int, now: str) -> None:
+        """Say where it is.
+
+        Args:
+            done: cells that are finished.
+            total: cells that there are.
+            now: what the bars of the running cell say.
+        """
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.n = done
+            self._bar.set_postfix_str(now)
+        elif time.monotonic() >= self._next:
+            seconds = time.monotonic() - self._started
+            self._next += min(max(_LINES[0], seconds / 4), _LINES[1])
+            inside = f", {now}" if now else ""
+            cell = f"cell {min(done + 1, total)} of {total}"
+            self._line(f"{cell}{inside} ({_clock(seconds)})")
+
+    def close(self, how: str = "") -> None:
+        """Take the bar away; `how` it ended, such as "done", is the last line instead of it."""
+        if self._bar is not None:
+            if how:
+                self._bar.n = self._bar.total
+                self._bar.set_postfix_str("")
+            self._bar.close()
+        elif how:
+            self._line(f"{how} ({_clock(time.monotonic() - self._started)})")
+
+    def _line(self, text: str) -> None:
+        if sys.stderr is not None:
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _tqdm(total: int, desc: str, unit: str, leave: bool) -> Any:
+    # tqdm's widget does not look at TQDM_DISABLE itself
+    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
+        return None
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=desc, unit=unit, leave=leave)
+
+
+def _put(file: str, text: str) -> None:
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError:  # its reader is gone, or its disk is full: no reason to stop a training
+        return
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"

@@ -1,0 +1,412 @@
+"""Tables: which rows make which line, what must not be averaged, and where rows come from."""
+
+import json
+import math
+import warnings
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rtl_utils import folders, tables
+from rtl_utils.distances import KINDS, Matrix
+from rtl_utils.statistics import mean_interval
+from rtl_utils.store import FINAL
+
+MADE = {"device": "cpu", "processor": "A", "torch": "2.6.0", "threads": 1, "package": "0.2.0"}
+
+
+@pytest.fixture
+def rows():
+    """Final accuracies of two methods, three seeds, one missing; an epoch that must not count."""
+    final = [("ft", 0, 0.5), ("ft", 1, 0.7), ("ft", 2, 0.6), ("ut", 2, 0.9), ("ut", 0, 0.4)]
+    pair = {"source": "a", "target": "b", "metric": "val_accuracy", "epoch": FINAL}
+    records = [pair | {"method": m, "seed": s, "value": v} for m, s, v in final]
+    epoch = records[0] | {"epoch": 3, "value": 99.0}
+    loss = records[0] | {"metric": "val_loss", "value": 1.5}
+    return pd.DataFrame([*records, epoch, loss])
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """An empty checkout; returns the folder of its results."""
+    monkeypatch.setattr(folders, "checkout", lambda: tmp_path)
+    return tmp_path / "results"
+
+
+def test_pairs_are_of_one_seed_and_final(rows):
+    found = tables.paired(rows, "val_accuracy", "ut", "ft")
+    assert found.a == [0.4, 0.9]
+    assert found.b == [0.5, 0.6]
+
+
+def test_two_runs_of_one_seed_make_no_pair(rows):
+    with pytest.raises(ValueError, match="duplicate"):
+        tables.paired(pd.concat([rows, rows]), "val_accuracy", "ut", "ft")
+
+
+def test_groups_without_a_common_seed_make_no_pair(rows):
+    with pytest.raises(ValueError, match="no seed and pair of tasks has val_loss of both"):
+        tables.paired(rows, "val_loss", "ut", "ft")
+
+
+def test_summary_has_a_row_per_group_and_a_column_per_metric(rows):
+    metrics = {
+        "val_accuracy": tables.Column("accuracy (%)", 100, 1),
+        "val_loss": ("loss", 1, 2),
+    }
+    table = tables.summary(rows, metrics, by=["method"])
+    assert list(table.index) == ["ft", "ut"]
+    assert list(table.columns) == ["accuracy (%)", "loss"]
+    assert table.loc["ft", "accuracy (%)"] == mean_interval([0.5, 0.7, 0.6]).text(1, 100)
+    assert table.loc["ft", "loss"] == "1.50"
+    assert table.loc["ut", "loss"] == ""
+    both = tables.summary(rows, metrics, by=["source", "method"])
+    assert list(both.index) == [("a", "ft"), ("a", "ut")]
+
+
+def test_summary_of_no_rows_has_its_columns(rows):
+    table = tables.summary(rows[:0], {"val_loss": tables.Column("loss")}, by=["method"])
+    assert table.empty
+    assert list(table.columns) == ["loss"]
+
+
+def test_summary_keeps_a_group_whose_name_is_missing(rows):
+    named = rows.assign(n_train=[20.0] * 4 + [math.nan] * 3)
+    column = {"val_accuracy": tables.Column("accuracy")}
+    assert len(tables.summary(named, column, by=["n_train"])) == 2
+
+
+# --- provenance ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", tables.MIXING)
+def test_rows_of_different_makes_are_not_averaged_silently(rows, column):
+    values = [MADE[column]] * 4 + ["zz"] * 3
+    made = rows.assign(**MADE).assign(**{column: values})
+    message = f"{column}: {MADE[column]}, zz"
+    with pytest.warns(tables.MixedRowsWarning, match=message):
+        tables.summary(made, {"val_accuracy": tables.Column("accuracy")}, by=["method"])
+    with pytest.warns(tables.MixedRowsWarning, match=message):
+        tables.paired(made, "val_accuracy", "ut", "ft")
+
+
+def test_every_mixed_column_is_named_in_one_sentence(rows):
+    made = rows.assign(**MADE)
+    made.loc[0, ["torch", "device"]] = ["2.13.0", "cuda"]
+    found = tables.mixed(made)
+    assert "device: cpu, cuda" in found
+    assert "torch: 2.13.0, 2.6.0" in found
+    assert "package" not in found
+
+
+def test_rows_of_one_make_give_no_warning(rows):
+    made = rows.assign(**MADE, commit=["x"] * 3 + ["y"] * 4, date=range(7), seconds=range(7))
+    unknown = made.assign(**dict.fromkeys(MADE))  # what was not recorded differs from nothing
+    for same in (rows, made, pd.concat([made, unknown.astype(made.dtypes.torch)])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tables.summary(same, {"val_accuracy": tables.Column("accuracy")}, by=["method"])
+
+
+def test_rows_that_a_table_does_not_show_give_no_warning(rows):
+    made = rows.assign(**MADE)
+    made.loc[made.metric == "val_loss", "device"] = "cuda"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables.summary(made, {"val_accuracy": tables.Column("accuracy")}, by=["method"])
+
+
+def exported(seed, **columns):
+    """Rows of one seed as `experiments.export` writes them."""
+    made = MADE | {"commit": "1234567890", "clean": True, "python": "3.11.7"}
+    line = {"run": f"{seed:016d}", "source": "a", "target": "b", "method": "ft", "seed": seed}
+    line |= {"metric": "val_accuracy", "value": 0.5, "date": f"2026-01-0{seed + 1}T10:00:00"}
+    return pd.DataFrame([line | made | columns, line | made | columns | {"metric": "val_loss"}])
+
+
+def test_stored_rows_come_seed_after_seed_with_their_keys_as_texts(checkout):
+    folder = checkout / "name"
+    folder.mkdir(parents=True)
+    for seed in (0, 2, 10):
+        n_train = None if seed else 20
+        exported(seed % 9, n_train=n_train).to_csv(folder / f"seed-{seed}.csv", index=False)
+    found = tables.stored("name")
+    assert found.seed.tolist() == [0, 0, 2, 2, 1, 1]
+    assert found.run[0] == "0" * 16
+    assert (found.epoch == FINAL).all()
+    assert found.n_train.isna().tolist() == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_sweep_that_was_not_run_has_no_rows(checkout, monkeypatch, inside):
+    if not inside:
+        monkeypatch.setattr(folders, "checkout", lambda: None)
+    assert tables.stored("name").empty
+    assert tables.stored_manifest("name") == {}
+
+
+def test_manifest_says_what_made_the_rows():
+    rows = pd.concat([exported(0), exported(1, torch="2.7.0")])
+    found = json.loads(json.dumps(tables.manifest("name", rows, "python sweep.py name", "a note")))
+    assert found["command"] == "python sweep.py name"
+    assert found["commits"] == ["1234567890"]
+    assert found["torch"] == ["2.6.0", "2.7.0"]
+    assert found["python"] == ["3.11.7"]
+    assert found["processor"] == ["A"]
+    assert found["cores"] is None  # this is no processor "A"
+    assert found["threads"] == ["1"]
+    assert (found["first_date"], found["last_date"]) == (
+        "2026-01-01T10:00:00",
+        "2026-01-02T10:00:00",
+    )
+    assert found["runs_per_seed"] == {"0": 1, "1": 1}
+    assert found["rows_per_seed"] == {"0": 2, "1": 2}
+    assert found["note"] == "a note"
+
+
+def test_origin_names_commits_versions_machine_and_days(checkout):
+    rows = pd.concat([exported(0), exported(1, clean=False)])
+    found = tables.origin("name", rows)
+    for said in (
+        "`results/name/`, 2 runs, seeds 0 to 1",
+        "commit 1234567 with uncommitted changes",
+        "rtl-utils 0.2.0, torch 2.6.0, Python 3.11.7",
+        "Machine: A",
+        "2026-01-01 to 2026-01-02",
+    ):
+        assert said in found
+
+
+def test_origin_of_rows_without_provenance_is_the_manifests_note(checkout):
+    (checkout / "name").mkdir(parents=True)
+    (checkout / "name" / "manifest.json").write_text('{"note": "By earlier versions."}')
+    rows = exported(0, **dict.fromkeys([*MADE, "commit", "clean", "python", "date"]))
+    assert tables.origin("name", rows).endswith("seed 0 only. By earlier versions.")
+    assert "not recorded" in tables.origin("another", rows)
+
+
+# --- the shortcut test ---------------------------------------------------------------------------
+
+
+def shortcut_rows(flips, clean):
+    """Six seeds per method within half a point of a mean; flips and clean: method -> mean."""
+    lines = []
+    for metric, means in (("flip_rate", flips), ("clean_accuracy", clean)):
+        for k, (method, mean) in enumerate(means.items()):
+            for seed in range(6):
+                value = mean + 0.001 * (seed - 2.5) * (k % 2)
+                line = {"source": "s", "target": "t", "seed": seed, "epoch": FINAL}
+                lines.append(line | {"method": method, "metric": metric, "value": value})
+    return pd.DataFrame(lines)
+
+
+def test_keeping_the_shortcut_out_asks_for_few_flips_and_for_accuracy():
+    flips = {"scratch": 0.10, "ft": 0.15, "good": 0.11, "flipping": 0.30, "weak": 0.10}
+    clean = {"scratch": 0.60, "ft": 0.70, "good": 0.72, "flipping": 0.75, "weak": 0.60}
+    table = tables.keeps_out(shortcut_rows(flips, clean), list(flips))
+    assert table["keeps it out"].to_dict() == {
+        "scratch": "no",
+        "ft": "no",
+        "good": "yes",
+        "flipping": "no",
+        "weak": "no",
+    }
+    assert tables.passing(table) == (
+        "By the intervals good keeps the shortcut out; by the means alone good keeps it out."
+    )
+    assert tables.passing(table.drop("good")).startswith("By the intervals no method keeps the")
+
+
+def test_keeping_the_shortcut_out_is_undecided_on_one_seed():
+    rows = shortcut_rows(
+        {"scratch": 0.1, "ft": 0.1, "x": 0.1}, {"scratch": 0.6, "ft": 0.6, "x": 0.7}
+    )
+    table = tables.keeps_out(rows[rows.seed == 0], ["x"])
+    assert table.loc["x", "keeps it out"] == "undecided"
+    assert table.loc["x", "by the means"] == "yes"
+
+
+def test_shortcut_test_stands_beside_the_clean_transfer_where_there_is_one():
+    line = {"source": "a", "target": "b", "seed": 0, "epoch": FINAL}
+    values = {"clean_accuracy": 0.7, "ball_accuracy": 0.2, "flip_rate": 0.6}
+    tested = [
+        line | {"method": m, "source_shortcut": "ball on k", "metric": metric, "value": v}
+        for m in ("ut", "counter")
+        for metric, v in values.items()
+    ]
+    clean = line | {"method": "ut", "source_shortcut": None}
+    clean |= {"metric": "val_accuracy", "value": 0.75}
+    table = tables.shortcut_test_table(pd.DataFrame([*tested, clean]))
+    assert table.loc[("a", "b", "ut")].tolist() == ["75.0", "70.0", "20.0", "60.0"]
+    assert table.loc[("a", "b", "counter")].tolist() == ["", "70.0", "20.0", "60.0"]
+    assert tables.shortcut_test_table(pd.DataFrame(tested)).shape == (2, 3)
+
+
+# --- distances -----------------------------------------------------------------------------------
+
+TASKS = ("a", "b", "c")
+
+
+def square(values):
+    """(3, 3) with the six values off its diagonal, row by row."""
+    table = np.zeros((3, 3))
+    table[~np.eye(3, dtype=bool)] = values
+    return table
+
+
+def ranked(distances, reached):
+    """The line of a kind with these distances and accuracies of the six pairs.
+
+    The published matrix is our own; our fine-tuning distance is the other way round.
+    """
+    none = np.full((3, 3), np.nan)
+    ours = Matrix("uncoupled", TASKS, square(distances), none, none)
+    reverse = Matrix("fine-tuning", TASKS, square(distances[::-1]), none, none)
+    lines = [
+        {"source": a, "target": b, "method": KINDS[kind].method, "seed": 0, "value": value}
+        for kind in ("uncoupled", "fine-tuning")
+        for (a, b), value in zip(permutations(TASKS, 2), reached, strict=True)
+    ]
+    rows = pd.DataFrame(lines).assign(metric="val_accuracy", epoch=FINAL)
+    matrices = {"uncoupled": ours, "fine-tuning": reverse}
+    return tables.rank_table(matrices, rows, {"uncoupled": ours.mean}).loc["uncoupled"]
+
+
+def test_accuracy_that_falls_with_distance_reproduces_claim_6():
+    line = ranked([1, 2, 3, 4, 5, 6], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert line["with accuracy"].startswith("-1.00")
+    assert line["claim 6"] == "reproduced"
+    assert line["with Gao & Chaudhari's"].startswith("1.00")
+    assert line["with our fine-tuning distance"].startswith("-1.00")
+
+
+def test_accuracy_of_hard_targets_is_no_effect_of_distance_within_them():
+    # pairs ab, ac, ba, bc, ca, cb: within each target accuracy rises with distance, but the
+    # targets that are far are hard
+    line = ranked([3, 1, 5, 2, 6, 4], [0.50, 0.90, 0.10, 0.91, 0.11, 0.51])
+    assert float(line["with accuracy"].split()[0]) < 0
+    assert float(line["with accuracy, within a target"].split()[0]) > 0
+
+
+def test_matrix_table_has_sources_in_rows_and_an_empty_diagonal():
+    mean = square([1, 2, 3, 4, 5, 6])
+    table = tables.matrix_table(Matrix("coupled", TASKS, mean, mean - 0.5, mean + 0.5), digits=1)
+    assert table.loc["a", "c"] == "2.0 [1.5, 2.5]"
+    assert table.loc["c", "a"] == "5.0 [4.5, 5.5]"
+    assert table.loc["b", "b"] == ""
+
+
+# --- the tables of the results page --------------------------------------------------------------
+
+
+@pytest.fixture
+def transfers():
+    """Three seeds of fine-tuning and uncoupled transfer on a pair of the paper, all conditions."""
+    lines = []
+    for seed in range(3):
+        for method in ("backbone", "ft", "ut"):
+            for source in (None, "ball on kangaroo"):
+                for target in (None, "ball on all"):
+                    for n_train in (50, None):
+                        lines.append(
+                            {
+                                "source": "herbivores",
+                                "target": "flowers",
+                                "method": method,
+                                "seed": seed,
+                                "source_shortcut": source,
+                                "target_shortcut": target,
+                                "n_train": n_train,
+                                "lr": 0.01,
+                                "epochs": 50,
+                                "value": 0.5 + 0.1 * (method == "ut") + 0.01 * seed,
+                            }
+                        )
+    metrics = ("val_accuracy", "clean_accuracy", "ball_accuracy", "flip_rate", "ball_share")
+    frames = [pd.DataFrame(lines).assign(metric=metric, epoch=FINAL) for metric in metrics]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_conditions_are_chosen_by_their_shortcuts(transfers):
+    clean = tables.without_shortcut(transfers)
+    assert clean.source_shortcut.isna().all()
+    assert clean.target_shortcut.isna().all()
+    assert clean.n_train.isna().all()
+    everywhere = tables.shortcut_everywhere(transfers)
+    assert set(everywhere.source_shortcut) == {"ball on kangaroo"}
+    assert set(everywhere.target_shortcut) == {"ball on all"}
+    at_test = tables.shortcut_at_test(transfers)
+    assert at_test.target_shortcut.isna().all()
+    assert set(at_test.method) == {"ft", "ut"}
+
+
+def test_tables_stand_beside_the_papers_numbers(transfers):
+    usual = transfers[(transfers.method != "backbone") & transfers.n_train.isna()]
+    clean = tables.clean_table(tables.without_shortcut(usual))
+    assert clean.loc[("herbivores", "flowers", "ft"), "paper, %"] == "73.6"
+    target = tables.target_table(tables.shortcut_everywhere(usual))
+    assert target.loc[("herbivores", "flowers", "ut"), "paper, %"] == "70.2"
+    other = usual.assign(source="elsewhere")
+    assert "paper, %" not in tables.clean_table(tables.without_shortcut(other))
+
+
+def test_backbones_are_told_apart_by_their_shortcut(transfers):
+    backbones = transfers[transfers.n_train.isna() & transfers.target_shortcut.isna()]
+    table = tables.backbone_table(backbones)
+    assert set(table.index) == {("herbivores", "none"), ("herbivores", "ball on kangaroo")}
+    assert table["validation, %"].str.startswith("51.0").all()
+
+
+def test_controls_are_told_apart_by_what_they_change(transfers):
+    usual = transfers[transfers.n_train.isna()]
+    biased = usual[usual.source_shortcut.notna()]
+    slow = biased.assign(lr=0.001)
+    short = biased.assign(epochs=10)
+    table = tables.control_table(pd.concat([usual, slow, short]))
+    assert list(table.index.get_level_values("control")) == [
+        "clean source",
+        "a tenth of the learning rate",
+        "only the epochs of UT at τ = 1",
+    ]
+
+
+def test_size_table_has_few_images_before_all(transfers):
+    table = tables.size_table(tables.in_order(tables.shortcut_at_test(transfers)))
+    assert list(table.index.get_level_values("images per class")) == ["50", "50", "all", "all"]
+    assert list(tables.by_images(transfers)) == ["50", "all"]
+    assert "backbone" not in set(tables.by_images(transfers)["all"].method)
+
+
+def test_verdicts_follow_their_claims(transfers):
+    clean = tables.without_shortcut(transfers)
+    cases = [
+        tables.Case("UT is better", clean, "val_accuracy", "above"),
+        tables.Case("both are alike", clean, "val_accuracy", "alike", 0.03),
+    ]
+    table = tables.verdict_table(cases)
+    assert table.verdict.tolist() == ["reproduced", "not reproduced"]
+    assert table["UT - FT, points"].tolist() == ["10.0 [10.0, 10.0]"] * 2
+    assert table["p, Holm"].tolist() == ["0.5", "0.5"]
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [([3, 3], "seed 3 only"), ([2, 0, 1], "seeds 0 to 2"), ([0, 4], "seeds 0, 4")],
+)
+def test_seeds_as_text(seeds, text):
+    assert tables.seeds_text(pd.DataFrame({"seed": seeds})) == text
+
+
+def test_markdown_has_the_index_first():
+    table = pd.DataFrame({"x": ["1", ""]}, index=pd.Index(["a", "b"], name="method"))
+    assert tables.markdown(table) == "| method | x |\n| --- | --- |\n| a | 1 |\n| b |  |"
+
+
+def test_methods_are_shown_by_their_label():
+    assert tables.label("ut") == "uncoupled transfer"
+    assert tables.label("backbone") == "backbone"
