@@ -1,5 +1,6 @@
 """Running experiments: train the runs that the store lacks, and return their tidy rows."""
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -120,7 +121,7 @@ def export(runs: Iterable[Run], store: Store, path: Path) -> pd.DataFrame:
     by = ["dataset", "source", "target", "method", "seed", "run", "metric"]
     final = final.sort_values([name for name in by if name in final], ignore_index=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
+    temporary = path.with_suffix(f".{os.getpid()}.partial")
     try:
         final.to_csv(temporary, index=False, float_format="%.6g")
         temporary.replace(path)

@@ -3,10 +3,12 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rtl_utils import __version__
 
@@ -53,6 +55,21 @@ def provenance(device: str, threads: int, seconds: float) -> Record:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
     }
+
+
+def described(record: Mapping[str, Any]) -> str:
+    """A provenance as one line of a page; what is not known is left out."""
+    commit = record.get("commit")
+    changed = "" if record.get("clean") in (True, None) else " with changes"
+    parts = [
+        f"rtl-utils {record['package']}" if record.get("package") else "",
+        f"commit {str(commit)[:7]}{changed}" if commit else "",
+        f"torch {record['torch']}" if record.get("torch") else "",
+        f"Python {record['python']}" if record.get("python") else "",
+        str(record.get("processor") or ""),
+        str(record.get("date") or ""),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 @cache

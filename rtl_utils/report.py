@@ -8,6 +8,7 @@ from typing import NamedTuple
 import nbformat
 
 from rtl_utils.headless import put
+from rtl_utils.provenance import described, provenance
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -22,6 +23,7 @@ th { border-bottom: 2px solid #999; }
 caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
 pre { white-space: pre-wrap; background: #f6f6f6; padding: .6rem .8rem; }
 .scroll { overflow-x: auto; }
+footer { margin-top: 3rem; color: #666; font-size: .85rem; }
 """
 
 
@@ -56,9 +58,19 @@ def write_page(notebooks: Sequence[Path], path: Path, title: str) -> Page:
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{heading}</title>'
-        f"<style>{_STYLE}</style><p><strong>{heading}</strong></p><nav>{links}</nav>{body}</html>"
+        f"<style>{_STYLE}</style><p><strong>{heading}</strong></p><nav>{links}</nav>{body}"
+        f"<footer>{html.escape(_origin())}</footer></html>"
     )
     return Page(put(page, path), body.count(_FIGURE), body.count("<table"))
+
+
+def _origin() -> str:
+    """Where the page comes from, and where to find it for a run that was in the store already."""
+    made = described(provenance("cpu", threads=1, seconds=0.0))
+    return (
+        f"Written by {made}. A run that the store had already was made before; "
+        "`rtl export` writes every run's own code, versions, machine and date."
+    )
 
 
 def _body(notebook: Path) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rtl_utils import experiments
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import DATASETS, DataSet, Shortcut, check_task, load
+from rtl_utils.data import DATASETS, DataSet, Shortcut, check_task, image_datasets, load
 from rtl_utils.folders import root
 from rtl_utils.lengths import check_partitions
 from rtl_utils.messages import cut, shown
@@ -309,7 +309,7 @@ class Settings:
 
 def check(
     namespace: Mapping[str, Any],
-    datasets: Sequence[str] = ("digits", "cifar100"),
+    datasets: Sequence[str] | None = None,
     *,
     several_sizes: bool = False,
 ) -> Settings:
@@ -320,7 +320,7 @@ def check(
 
     Args:
         namespace: `globals()`, right after the parameters cell and the imports.
-        datasets: those that the notebook can run on.
+        datasets: those that the notebook can run on; None for all data sets of images.
         several_sizes: whether `n_train` may list several sizes; None then stands for the data
             set's.
 
@@ -331,7 +331,7 @@ def check(
     try:
         given = _given(namespace)
         _check_known(given)
-        settings = _settings(given, datasets, several_sizes)
+        settings = _settings(given, datasets or image_datasets(), several_sizes)
         _try_out(settings, asked=set(given))
         out = PARAMETERS["out"].value(given)
         # last, so that a refused notebook leaves no folder behind

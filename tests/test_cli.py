@@ -267,7 +267,7 @@ def test_rtl_whose_reader_is_gone_ends_quietly(course, tmp_path):
             ("run", "--notebook", "02", "-p", "seedz", "[0]"),
             "'seedz' is not a parameter of 02_images",
         ),
-        (("run", "--dataset", "imagenet"), "invalid choice: 'imagenet'"),
+        (("run", "--dataset", "imagenet"), "dataset must be one of digits, cifar100"),
         (
             ("run", "-p", "dataset", "imagenet"),
             "dataset must be one of digits, cifar100 in 02_images",
@@ -369,12 +369,16 @@ def test_parameters_are_json_or_text(text, value):
     assert cli._value("n", text) == value
 
 
-def test_the_data_sets_of_the_parser_are_those_of_images():
-    assert [*cli._IMAGES] == [name for name in DATASETS if name != cli._ONE_DATASET]
+def test_a_new_data_set_of_images_is_one_of_the_command(monkeypatch):
+    monkeypatch.setitem(DATASETS, "mine", DATASETS["digits"])
+    (notebook,) = headless.find("03")
+    assert cli._plans([notebook], "mine", {}) == [(notebook, {"dataset": "mine"})]
+    with pytest.raises(ValueError, match=r"one of digits, cifar100, mine in 03_.*got 'synthetic'"):
+        cli._plans([notebook], "synthetic", {})
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "--dataset", "x"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "--datasets", "x"]])
 def test_help_and_complaints_do_not_wait_for_torch(arguments):
     program = f"""
 import sys

@@ -180,6 +180,7 @@ def test_callback_may_be_used_again(cnn):
     assert second.callback.mean.tolist() == fresh.callback.mean.tolist()
 
 
+@pytest.mark.slow
 def test_lengths_come_back_from_other_processes(cnn):
     alone, together = ([cnn(seed) for seed in range(2)] for _ in range(2))
     for replica in alone:

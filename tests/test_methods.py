@@ -270,6 +270,7 @@ def test_iterated_coupling_hands_back_its_iterations(backbone, ends):
 # --- training many plans ---
 
 
+@pytest.mark.slow
 def test_plans_trained_together_are_what_each_is_alone(backbone, ends):
     names, done = ("ft", "lp-ft", "ct-iterated", "fixed", "wise-ft"), []
     plans = [prepared(name, backbone, ends) for name in names]

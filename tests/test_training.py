@@ -2,6 +2,9 @@ import copy
 import math
 import os
 import signal
+import subprocess
+import sys
+import time
 from itertools import pairwise
 
 import psutil
@@ -510,14 +513,16 @@ def workers():
     ]
 
 
+@pytest.mark.slow
 def test_killed_worker_is_survived(cnn):
-    sgd = Sgd(lr=0.05, epochs=8, batch_size=4)
+    sgd = Sgd(lr=0.05, epochs=30, batch_size=4)
     alone, together = ([cnn(seed, sgd) for seed in range(5)] for _ in range(2))
     killed, done = [], []
 
     def kill_once(row, history):
         done.append(row)
-        if not killed:  # the other trainings are in flight
+        if not killed:
+            time.sleep(0.2)  # the other trainings are in flight: none sends its result just now
             killed.extend(p.pid for p in workers())
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
@@ -528,6 +533,56 @@ def test_killed_worker_is_survived(cnn):
     for a, b, history in zip(alone, together, histories, strict=True):
         assert_alike(fit([a])[0], history, tolerance=0)
         assert_close(state(a), state(b), tolerance=0)
+
+
+KILLED_WHILE_SENDING = """
+import os, signal, threading, time
+import psutil
+from rtl_utils.training._workers import spread
+
+def big(k):
+    return bytes(100_000_000)
+
+def sent(worker):
+    try:
+        return worker.io_counters().write_chars
+    except psutil.Error:
+        return 0
+
+def kill_all_when_one_sends():
+    while True:
+        workers = psutil.Process().children(recursive=True)
+        if any(sent(worker) > 10_000_000 for worker in workers):
+            for worker in workers:
+                os.kill(worker.pid, signal.SIGKILL)
+            return
+        time.sleep(0.001)
+
+threading.Thread(target=kill_all_when_one_sends, daemon=True).start()
+sizes = {}
+spread(big, [(0,), (1,)], lambda k, found: sizes.update({k: len(found)}), [1, 1], "big")
+print(sorted(sizes.items()), flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+@pytest.mark.skipif(not hasattr(psutil.Process, "io_counters"), reason="needs /proc")
+def test_workers_that_are_killed_while_one_sends_its_result_are_survived():
+    """Half a message must not leave the parent waiting for the other half for ever."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WHILE_SENDING],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, _ = process.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        pytest.fail("the parent waits for a worker that is dead")
+    assert out.split("\n")[-2] == "[(0, 100000000), (1, 100000000)]"
 
 
 # --- callbacks, stopping, refusing ---

@@ -1,7 +1,7 @@
 """Tasks: everything that makes one (data sets) or marks one (shortcuts)."""
 
 from rtl_utils.data.cifar100 import cifar100, cifar100_arrays, declare_missing_operators, pack
-from rtl_utils.data.datasets import DATASETS, DataSet, check_task, load
+from rtl_utils.data.datasets import DATASETS, DataSet, check_task, image_datasets, load
 from rtl_utils.data.digits import digits
 from rtl_utils.data.shortcuts import PATCHES, Patch, Shortcut, ball, plant
 from rtl_utils.data.synthetic import permute_features, synthetic, target_views
@@ -22,6 +22,7 @@ __all__ = [
     "declare_missing_operators",
     "digits",
     "disjoint",
+    "image_datasets",
     "load",
     "pack",
     "permute_features",

@@ -1,6 +1,7 @@
 """CIFAR-100: the paper's images, from a file that is here or from torchvision's download."""
 
 import importlib.util
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def pack(path: Path) -> Path:
     """
     arrays = cifar100_arrays()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial.npz")
+    temporary = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with temporary.open("wb") as handle:
             np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]

@@ -101,6 +101,11 @@ def load(dataset: str, name: str, seed: int, n_train: int | None = None) -> Task
     return task if n_train is None else subset(task, n_train, seed)
 
 
+def image_datasets() -> tuple[str, ...]:
+    """Names of the data sets whose tasks have classes; the others are tables for regression."""
+    return tuple(name for name, record in DATASETS.items() if any(record.tasks.values()))
+
+
 def check_task(dataset: str, name: str) -> None:
     """Raises ValueError unless the data set exists and has the task."""
     if dataset not in DATASETS:
