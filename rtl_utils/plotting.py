@@ -126,7 +126,10 @@ def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str) -
         low = table.min(axis=1).to_numpy()
         high = table.max(axis=1).to_numpy()
         ax.fill_between(epochs, low, high, color=colour(method), alpha=0.15, linewidth=0)
-        ax.plot(epochs, table.mean(axis=1), color=colour(method), label=label(method))
+        # a line through one epoch cannot be seen
+        style = marker(method) if len(epochs) == 1 else ""
+        mean = table.mean(axis=1)
+        ax.plot(epochs, mean, color=colour(method), marker=style, label=label(method))
     ax.set(xlabel="epoch", ylabel=ylabel, title=title)
     return ax
 

@@ -26,6 +26,7 @@ from rtl_utils.training import Replica, Sgd, check_device
 _SHOWN = ("herbivores", "flowers")  # the pair that figures show where it is among the pairs
 _MOST_CHANNELS = 1_024
 _MOST_PAIRS = 100
+_PARTITIONS = 5  # checkpoints of a length, where a notebook does not say how many
 _MOST_SEEDS = 1_000
 
 
@@ -206,7 +207,12 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("iterations", "of a coupling", _WHOLE, _whole, default=4),
         Parameter("block", "target examples per block; None: up to 25", _WHOLE, _optional(_whole)),
         Parameter("blocks", "measured blocks; None: all", _WHOLE, _optional(_whole)),
-        Parameter("partitions", "checkpoints of a length", _WHOLE, _whole, default=5),
+        Parameter(
+            "partitions",
+            "checkpoints of a length; None: 5, or one per epoch where there are fewer",
+            _WHOLE,
+            _optional(_whole),
+        ),
         Parameter(
             "device",
             "where networks are trained",
@@ -332,7 +338,7 @@ def check(
         given = _given(namespace)
         _check_known(given)
         settings = _settings(given, datasets or image_datasets(), several_sizes)
-        _try_out(settings, asked=set(given))
+        _try_out(settings)
         out = PARAMETERS["out"].value(given)
         # last, so that a refused notebook leaves no folder behind
         return replace(settings, store=Store(root() / out))
@@ -349,6 +355,7 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
     dataset = DATASETS[name]
     epochs = value["epochs"] or dataset.epochs
     source_epochs = value["source_epochs"] or dataset.source_epochs or epochs
+    partitions = value["partitions"] or min(_PARTITIONS, epochs)
     sgd = Sgd(value["lr"], epochs, value["batch_size"], value["momentum"])
     return Settings(
         dataset=name,
@@ -363,7 +370,7 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
         ball_class=value["ball_class"],
         points=value["points"],
         methods=value["methods"],
-        coupled=Coupled(value["iterations"], value["block"], value["blocks"], value["partitions"]),
+        coupled=Coupled(value["iterations"], value["block"], value["blocks"], partitions),
     )
 
 
@@ -485,12 +492,11 @@ def _check_known(given: Mapping[str, Any]) -> None:
         raise ValueError(f"{', '.join(unknown)} is not a parameter of this notebook; it has {has}")
 
 
-def _try_out(settings: Settings, asked: set[str]) -> None:
+def _try_out(settings: Settings) -> None:
     """Validate the settings on the real data: raise here what training would raise later."""
     check_device(settings.device)
     check_taus(settings.taus, settings.sgd.epochs)
-    if "partitions" in asked or "iterations" in asked or "ct-iterated" in settings.methods:
-        check_partitions(settings.coupled.partitions, settings.sgd.epochs)
+    check_partitions(settings.coupled.partitions, settings.sgd.epochs)
     for source, target in settings.pairs:
         task = load(settings.dataset, source, settings.seeds[0])
         net = build(task, settings.width, seed=0)

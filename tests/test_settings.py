@@ -85,12 +85,12 @@ def test_methods_and_coupling_become_settings_and_runs(parameters):
     )
 
 
-def test_partitions_left_out_do_not_ask_for_epochs(parameters):
-    check(parameters(epochs=3))
-    for asked in ({"methods": ["ct-iterated"]}, {"iterations": 2}):
-        assert "partitions must lie between 1 and the 3 epochs" in refusal(
-            parameters(epochs=3, **asked)
-        )
+def test_partitions_left_out_are_no_more_than_the_epochs(parameters):
+    assert check(parameters()).coupled.partitions == 5
+    for asked in ({"methods": ["ct-iterated"]}, {"iterations": 2}, {}):
+        assert check(parameters(epochs=3, **asked)).coupled.partitions == 3
+    says = "partitions must lie between 1 and the 3 epochs"
+    assert says in refusal(parameters(epochs=3, partitions=5))
 
 
 def test_source_epochs_are_the_sources_alone(parameters):
