@@ -302,11 +302,12 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
         versions["blend"] = BLENDS[method.blend].version
     if method.coupling != "independent":
         versions["couplings"] = couplings.VERSION
-    if method.coupling == "iterated":
+    iterated = method.coupling == "iterated"  # it measures the pairs of its own blocks
+    if iterated:
         what["coupled"] = _on(run.coupled)
-    if run.partitions is not None:
+    elif run.partitions is not None:
         what["partitions"] = [run.partitions, run.source]
-    if run.partitions is not None or method.coupling == "iterated":
+    if iterated or run.partitions is not None:
         versions["lengths"] = lengths.VERSION
     return what
 

@@ -6,6 +6,7 @@ import sqlite3
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,13 +187,15 @@ class Store:
             adopted: what it becomes.
         """
         new = adopted.key
-        if self._weights(key).exists():  # first: if this is all that happens, it is done again
+        with suppress(FileNotFoundError):  # there are none, or another process was faster
             self._weights(key).replace(self._weights(new))
         values = {"run": new, "spec": dict(adopted.spec), "reads": dict(adopted.reads)}
         with self.engine.begin() as connection:
             of_run = _RUNS.c.run == key
-            found = connection.execute(select(_RUNS.c.provenance).where(of_run)).scalar_one()
-            values["provenance"] = found or dict(adopted.provenance)
+            found = connection.execute(select(_RUNS.c.provenance).where(of_run)).one_or_none()
+            if found is None:  # another process was faster
+                return
+            values["provenance"] = found.provenance or dict(adopted.provenance)
             connection.execute(update(_RUNS).where(of_run).values(**values))
             of_run = _VALUES.c.run == key
             for metric, name in adopted.metrics.items():

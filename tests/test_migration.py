@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import DATASETS, Shortcut
+from rtl_utils.data import DATASETS, PATCHES, Shortcut
 from rtl_utils.experiments import frame, network, run
 from rtl_utils.folders import checkout
 from rtl_utils.methods import METHODS
 from rtl_utils.migration import CODE, Migrated, migrate
-from rtl_utils.models import build
+from rtl_utils.models import NETWORKS, build
+from rtl_utils.paths import BLENDS
 from rtl_utils.runs import Run, reads, tasks
+from rtl_utils.schedules import SCHEDULES
 from rtl_utils.store import FINAL, Store
 from rtl_utils.training import Sgd
 
@@ -93,11 +95,11 @@ class OldStore:
     def __init__(self, folder):
         self.folder = folder
         (folder / "weights").mkdir(parents=True)
-        self._do(
+        self.do(
             "CREATE TABLE runs (run VARCHAR(16) NOT NULL, status VARCHAR(16) NOT NULL, "
             "message VARCHAR, spec JSON NOT NULL, PRIMARY KEY (run))"
         )
-        self._do(
+        self.do(
             "CREATE TABLE results (run VARCHAR(16) NOT NULL, metric VARCHAR(40) NOT NULL, "
             "epoch INTEGER NOT NULL, value FLOAT, PRIMARY KEY (run, metric, epoch))"
         )
@@ -106,9 +108,9 @@ class OldStore:
         """Store a run of that time; returns its key."""
         key = old_key(spec, code)
         status = "diverged" if message else "done"
-        self._do("INSERT INTO runs VALUES (?, ?, ?, ?)", key, status, message, json.dumps(spec))
+        self.do("INSERT INTO runs VALUES (?, ?, ?, ?)", key, status, message, json.dumps(spec))
         for row in ROWS:
-            self._do("INSERT INTO results VALUES (?, ?, ?, ?)", key, *row)
+            self.do("INSERT INTO results VALUES (?, ?, ?, ?)", key, *row)
         if net is not None:
             torch.save(net.state_dict(), self.folder / "weights" / f"{key}.pt")
         return key
@@ -117,7 +119,8 @@ class OldStore:
         """The same folder as today's store."""
         return Store(self.folder)
 
-    def _do(self, statement, *values):
+    def do(self, statement, *values):
+        """Execute SQL on the database as it is."""
         connection = sqlite3.connect(self.folder / "results.db")
         with connection:
             connection.execute(statement, values)
@@ -200,9 +203,11 @@ def test_every_known_code_proves_the_commit_of_its_runs(old, code):
 
 
 def test_provenance_that_was_stored_is_kept(old):
+    """Commit 9c67935 stored the provenance, with the keys of that time."""
     key = old.add(OLD)
+    old.open()  # adds the column
+    old.do("UPDATE runs SET provenance = ? WHERE run = ?", json.dumps({"commit": "stored"}), key)
     store = old.open()
-    store.add_provenance(key, {"commit": "stored", "threads": 1})
     migrate(store)
     assert set(store.values([FT.key]).commit) == {"stored"}
 
@@ -281,19 +286,33 @@ def test_unknown_runs_are_counted_in_the_warning_and_what_is_wanted_is_trained(o
 
 def test_run_whose_key_does_not_fit_its_record_is_left_alone(old):
     key = old.add(OLD)
-    connection = sqlite3.connect(old.folder / "results.db")
-    with connection:
-        connection.execute("UPDATE runs SET spec = ?", [json.dumps(OLD | {"seed": 1})])
-    connection.close()
+    old.do("UPDATE runs SET spec = ?", json.dumps(OLD | {"seed": 1}))
     assert_left_alone(old, key)
 
 
 @pytest.mark.parametrize(
-    ("table", "name"), [(METHODS, "ft"), (DATASETS, "digits")], ids=["method", "data set"]
+    ("table", "name"),
+    [
+        (METHODS, "ut"),
+        (DATASETS, "digits"),
+        (NETWORKS, "small"),
+        (BLENDS, "mixup"),
+        (SCHEDULES, "grid"),
+        (SCHEDULES, "constant"),  # of its backbone
+        (PATCHES, "ball"),
+    ],
+    ids=["method", "data set", "network", "blend", "schedule", "backbone's schedule", "patch"],
 )
 def test_run_whose_version_was_raised_since_is_left_alone(old, table, name, monkeypatch):
     monkeypatch.setitem(table, name, replace(table[name], version=2))
-    assert_left_alone(old, old.add(OLD))
+    assert_left_alone(old, old.add(OLD | {"method": "ut"}))
+
+
+def test_run_that_does_not_use_what_was_raised_is_found(old, monkeypatch):
+    for table, name in ((METHODS, "ft"), (BLENDS, "mixture"), (PATCHES, "mark")):
+        monkeypatch.setitem(table, name, replace(table[name], version=2))
+    old.add(OLD | {"method": "ut"})
+    assert migrate(old.open()) == Migrated(found=1, old=0)
 
 
 def test_run_from_a_backbone_whose_version_was_raised_since_is_left_alone(old, monkeypatch):
@@ -371,22 +390,46 @@ def test_store_of_today_has_nothing_to_migrate(tmp_path):
     assert kept(store, FT.key) == sorted(ROWS)
 
 
-@pytest.mark.parametrize("step", ["rename", "add_provenance", "rename_metric"])
-def test_migration_that_was_interrupted_goes_on_where_it_stopped(old, step, monkeypatch):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_migration_that_was_interrupted_goes_on_where_it_stopped(old, when, monkeypatch):
+    """Between the move of the weights and the change of the rows, or before both."""
     old.add(OLD, net_of(FT))
     store = old.open()
+
+    class Stopped:
+        """An engine of a process that is interrupted."""
+
+        def begin(self):
+            raise KeyboardInterrupt
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, step, interrupted)
+        if when == "before":
+            patch.setattr(store, "adopt", interrupted)
+        else:
+            connect = store.engine.connect
+            patch.setattr(store, "engine", Stopped())
+            patch.setattr(Stopped, "connect", staticmethod(connect), raising=False)
         with pytest.raises(KeyboardInterrupt):
             migrate(store)
-    migrate(store)
+    assert migrate(store) == Migrated(found=1, old=0)
     assert kept(store, FT.key) == RENAMED
     assert set(store.values([FT.key]).commit) == {OLD_COMMIT}
     assert store.has_weights(FT.key)
+
+
+def test_two_processes_may_migrate_one_store_at_once(old, monkeypatch):
+    """The second has read the records before the first changed them."""
+    old.add(OLD, net_of(FT))
+    first, second = old.open(), old.open()
+    stale = second.specs()
+    migrate(first)
+    monkeypatch.setattr(second, "specs", lambda: stale)
+    migrate(second)
+    assert kept(second, FT.key) == RENAMED
+    assert second.has_weights(FT.key)
 
 
 # --- what proves the code ---

@@ -90,6 +90,7 @@ def test_no_two_of_the_runs_share_a_key():
     assert len(set(keys().values())) == len(RUNS)
 
 
+@pytest.mark.slow
 @pytest.mark.kernel
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_key_is_the_same_in_every_process(seed):
@@ -385,6 +386,12 @@ def test_fields_that_are_off_are_not_read():
     assert "head" not in read
     on = reads(replace(RUNS["clean"], sgd=Sgd(cosine=True, l1=0.1)))
     assert on["sgd"].keys() == read["sgd"].keys() | {"cosine", "l1"}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_versions_that_were_never_raised_are_not_read(name):
+    """So a new room with a version of its own keeps every key."""
+    assert all(version > 1 for version in reads(RUNS[name]).get("versions", {}).values())
 
 
 @dataclass(frozen=True)

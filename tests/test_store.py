@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 from torch import nn
 
-from rtl_utils.store import FINAL, Store
+from rtl_utils.store import FINAL, Adopted, Store
 
 SPEC = {"method": "ft", "seed": 3, "taus": [0, 1]}
 ROWS = [("val_loss", 0, 0.5), ("val_loss", 1, 0.25), ("val_accuracy", FINAL, 0.75)]
@@ -107,41 +107,57 @@ def test_failed_save_changes_nothing(store):
     assert store.specs() == {"k": SPEC}
 
 
-def test_renamed_run_keeps_rows_status_provenance_and_weights(store):
-    store.save("k", SPEC, ROWS, message="it diverged", provenance=MADE)
+def adopted(key, spec=SPEC, metrics=None):
+    return Adopted(key, spec, {"reads": 1}, MADE, metrics or {})
+
+
+def test_adopted_run_keeps_rows_status_and_weights(store):
+    store.save("k", SPEC, ROWS, message="it diverged")
     store.save_weights("k", net(7))
-    store.rename("k", "new", {"seed": 5}, {"reads": 1})
+    store.adopt("k", adopted("new", {"seed": 5}))
     assert kept(store) == []
     assert kept(store, "new") == sorted(ROWS)
     assert store.status(["k", "new"]) == {"new": ("diverged", "it diverged")}
     assert store.specs() == {"new": {"seed": 5}}
-    assert set(store.values(["new"]).commit) == {"abc"}
     other = net(0)
     assert not store.has_weights("k")
     assert store.load_weights("new", other)
     assert same(other, net(7))
 
 
-def test_run_without_weights_can_be_renamed(store):
+def test_run_without_weights_can_be_adopted(store):
     store.save("k", SPEC, ROWS)
-    store.rename("k", "new", SPEC, {})
+    store.adopt("k", adopted("new"))
     assert kept(store, "new") == sorted(ROWS)
     assert not store.has_weights("new")
 
 
-def test_metric_is_renamed_in_one_run_alone(store):
+def test_metrics_are_renamed_in_the_adopted_run_alone(store):
     for key in ("k", "other"):
         store.save(key, SPEC, ROWS)
-    store.rename_metric("k", "val_loss", "loss")
-    assert {metric for metric, _, _ in kept(store)} == {"loss", "val_accuracy"}
+    store.adopt("k", adopted("new", metrics={"val_loss": "loss", "nothing": "something"}))
+    renamed = [("loss" if name == "val_loss" else name, *rest) for name, *rest in ROWS]
+    assert kept(store, "new") == sorted(renamed)
     assert kept(store, "other") == sorted(ROWS)
 
 
-def test_provenance_is_added_where_there_is_none_and_never_replaced(store):
+def test_adopted_run_gains_provenance_only_where_it_has_none(store):
     store.save("k", SPEC, ROWS)
-    store.add_provenance("k", MADE)
-    store.add_provenance("k", {"commit": "another"})
-    assert set(store.values(["k"]).commit) == {"abc"}
+    store.save("other", SPEC, ROWS, provenance={"commit": "its own"})
+    store.adopt("k", adopted("new"))
+    store.adopt("other", adopted("another"))
+    assert set(store.values(["new"]).commit) == {"abc"}
+    assert set(store.values(["another"]).commit) == {"its own"}
+
+
+def test_run_that_cannot_be_adopted_stays_as_it_is(store):
+    for key in ("k", "taken"):
+        store.save(key, SPEC | {"key": key}, ROWS)
+    with pytest.raises(IntegrityError):
+        store.adopt("k", adopted("taken", metrics={"val_loss": "loss"}))
+    for key in ("k", "taken"):
+        assert kept(store, key) == sorted(ROWS)
+        assert store.specs()[key] == SPEC | {"key": key}
 
 
 def test_store_of_an_earlier_version_gains_the_columns_that_it_lacks(tmp_path):

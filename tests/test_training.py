@@ -572,7 +572,7 @@ def test_worker_that_dies_while_it_sends_its_result_is_survived(tmp_path):
         start_new_session=True,
     )
     try:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=40)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -36,7 +36,7 @@ def synthetic(name: str, seed: int, n_train: int | None = None, max_variance: fl
     mean = world.uniform(-10, 10, 50)
     variance = world.uniform(0, max_variance, 50)
     train, validation = SIZES[name]
-    train = n_train or train
+    train = train if n_train is None else n_train
     x = rng.normal(mean, np.sqrt(variance), (train + validation, 50))
     if name == "source":
         y = (np.sin(x[:, :30]) + x[:, :30]).sum(1)

@@ -4,7 +4,9 @@ Every core is busy, one progress bar counts all jobs, and a dead process's jobs 
 """
 
 import os
+import pickle
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -47,7 +49,7 @@ def spread(
         Exception: what a job raises; the other jobs are dropped.
     """
     waiting = set(range(len(jobs)))
-    with Bar(sum(sizes), label, "runs") as bar:
+    with tempfile.TemporaryDirectory() as folder, Bar(sum(sizes), label, "runs") as bar:
         for attempt in range(_ATTEMPTS):
             executor = get_reusable_executor(
                 max_workers=min(len(jobs), usable_cores()),
@@ -56,11 +58,13 @@ def spread(
                 initializer=_prepare,
                 initargs=(os.getpid(),),
             )
-            futures = {executor.submit(call, *jobs[k]): k for k in sorted(waiting)}
+            futures = {
+                executor.submit(_into_file, folder, call, jobs[k]): k for k in sorted(waiting)
+            }
             try:
                 for future in as_completed(futures):
                     k = futures[future]
-                    done(k, future.result())
+                    done(k, _from_file(future.result()))
                     waiting.discard(k)
                     bar.update(sizes[k])
                 return
@@ -73,6 +77,26 @@ def spread(
                 # what runs or waits must not go on unseen, and the next call must not wait for it
                 executor.shutdown(wait=True, kill_workers=True)
                 raise
+
+
+def _into_file(folder: str, call: Callable[..., Any], job: tuple[Any, ...]) -> str:
+    """Run one job, and return the file that holds its result.
+
+    Through the pipe goes a name only: a process that dies while it sends more than the pipe takes
+    at once leaves the reader waiting for the rest for ever.
+    """
+    result = call(*job)
+    handle, path = tempfile.mkstemp(dir=folder)
+    with open(handle, "wb") as file:
+        pickle.dump(result, file)
+    return path
+
+
+def _from_file(path: str) -> Any:
+    with open(path, "rb") as file:
+        result = pickle.load(file)  # written by this program's own worker
+    os.unlink(path)
+    return result
 
 
 def _prepare(parent: int) -> None:

@@ -123,7 +123,7 @@ class History:
     source_loss: list[float] = field(default_factory=list)
     start_loss: tuple[float, float] | None = None
     diverged: str | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
     def add(self, epoch: Epoch) -> None:
         """Append one epoch."""
