@@ -138,7 +138,7 @@ FIELDS_READ = {
     "ct-annealed": _OF_EVERY_RUN | _OF_THE_TARGET | {"source", "source_sgd"},
     "ut": set(CHANGES) - {"coupled"},
     "ct": set(CHANGES) - {"coupled"},
-    "ct-iterated": set(CHANGES),
+    "ct-iterated": set(CHANGES) - {"partitions"},
 }
 
 
