@@ -181,7 +181,7 @@ key, a hash of the source text, proves which commit made them.
 | a shortcut | one record in `data/shortcuts.py`, `PATCHES` |
 | a method | one record in `methods.py`, `METHODS` |
 | a blend, a schedule, a network | one record in `paths.py`, `schedules.py`, `models.py` |
-| a notebook parameter | one record in `settings.py`, `PARAMETERS` |
+| a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
 | a table, a figure | one function in `tables.py`, `plotting.py` |
 
 `CONTRIBUTING.md` walks through each; `docs/tried.md` says what was tried and did not pay.

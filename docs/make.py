@@ -98,6 +98,7 @@ def headline() -> str:
     for size, part in sizes.items():
         answers = tables.keeps_out(part, list(METHODS), ALLOWED)
         passing.append(f"{capitalised(size)} images per class: {tables.passing(answers)}")
+    origin = tables.origin("digits-methods", rows)
     cifar = seed_count(tables.stored("cifar-methods"))
     return paragraphs(
         f"""The backbone has the ball on one class, the target images are clean, and the ball
@@ -110,6 +111,7 @@ def headline() -> str:
         "The paper's claims about uncoupled transfer (UT) and fine-tuning (FT), on the digits:",
         tables.markdown(notebook_verdicts("digits")),
         f"On CIFAR-100 there is {cifar} so far, which decides nothing.",
+        origin,
     )
 
 

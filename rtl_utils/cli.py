@@ -20,7 +20,6 @@ from typing import Any, NoReturn, TextIO
 from rtl_utils import __version__, folders
 from rtl_utils.messages import cut, shown
 
-_ONE_DATASET = "synthetic"  # notebooks with this default run on nothing else
 _TITLE = "Robust transfer learning"
 _DIGITS = 300  # of a number; no finite float is longer
 
@@ -176,6 +175,7 @@ def _plans(
     The data set reaches the notebooks that can run on several; the others keep theirs.
     """
     from rtl_utils import headless
+    from rtl_utils.data import image_datasets
 
     if dataset is not None and given.get("dataset", dataset) != dataset:
         raise ValueError(
@@ -183,12 +183,13 @@ def _plans(
         )
     wanted = dict(given) if dataset is None else {**given, "dataset": dataset}
     own = {path: headless.default_parameters(path).get("dataset") for path in notebooks}
-    several = any(name not in (None, _ONE_DATASET) for name in own.values())
+    images = image_datasets()  # a notebook on another data set runs on nothing else
+    several = any(name in images for name in own.values())
     plans = []
     for path, name in own.items():
         chosen = dict(wanted)
         if "dataset" in chosen:
-            fixed = name == _ONE_DATASET or (name is None and several)
+            fixed = name not in images and (name is not None or several)
             if not fixed:
                 _check_dataset(path, chosen["dataset"])
             elif chosen.pop("dataset") != name:

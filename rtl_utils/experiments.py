@@ -15,7 +15,7 @@ from rtl_utils.methods import Plan
 from rtl_utils.migration import migrate
 from rtl_utils.models import Net, build, predict
 from rtl_utils.paths import Path as TaskPath
-from rtl_utils.provenance import provenance
+from rtl_utils.provenance import provenance, revision
 from rtl_utils.runs import (
     BACKBONE,
     Run,
@@ -50,9 +50,9 @@ def run(
         ValueError: before any training, for a run that cannot be; after it, if a run diverged.
     """
     wanted = list(dict.fromkeys(runs))
-    _say_what_is_old(store)
     for r in wanted:
         check_fields(r)
+    _say_what_is_old(store)
     backbones = list(dict.fromkeys(_backbone(r) for r in wanted if _starts_from_backbone(r)))
     check(_missing([*wanted, *backbones], store))
     _execute(_missing(backbones, store), store, device, "backbones")
@@ -178,10 +178,10 @@ def everywhere(task: Task, shortcut: Shortcut, seed: int) -> Task:
 
 def _say_what_is_old(store: Store) -> None:
     """Find earlier runs of the store again; say once how many are not."""
-    if getattr(store, "migrated", False):
+    if store.migrated:
         return
     found, old = migrate(store)
-    store.migrated = True  # type: ignore[attr-defined]
+    store.migrated = True
     if found or old:
         warnings.warn(
             f"{store.folder} holds runs of an earlier version: {found} are found again, {old} were "
@@ -232,6 +232,7 @@ def _diverged(runs: Sequence[Run], store: Store) -> list[str]:
 
 
 def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None:
+    revision()  # before the training, so that it is the code that was loaded
     plans = [_plan(r, store) for r in runs]
 
     def done(row: int, history: History) -> None:

@@ -2,7 +2,9 @@
 
 Until version 0.2 a run's key was a hash of its record and of the source text of fourteen modules.
 So the key itself proves which code made a run, and if that code's numbers are still today's, the
-run is given today's key. Other runs are left alone.
+run is given today's key. Other runs are left alone. What the old key could not prove is left out of
+the provenance: at 52f0bda a single training in the caller's process used all its threads, and gives
+other bits with one.
 """
 
 import hashlib
@@ -52,7 +54,7 @@ def migrate(store: Store) -> Migrated:
         if run is None or run.key in taken:
             old += 1
             continue
-        made = {"commit": commit, "package": "0.1.0", "device": "cpu"}
+        made = {"commit": commit, "package": "0.1.0"}
         store.adopt(key, Adopted(run.key, asdict(run), reads(run), made, _METRICS))
         taken.add(run.key)
         found += 1

@@ -81,6 +81,8 @@ def revision() -> tuple[str | None, bool | None]:
     """
     package = Path(__file__).resolve().parent
     try:
+        # an installed package may lie in the user's own checkout, which is not the one asked for
+        _git(package, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(package, "rev-parse", "HEAD")
         return commit, not _git(package, "status", "--porcelain", "--", str(package))
     except (OSError, subprocess.CalledProcessError):
@@ -103,7 +105,9 @@ def processor(device: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    # a hook's variables would name another checkout
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
     command = ["git", "-C", str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return done.stdout.strip()

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from rtl_utils import couplings, lengths, probing, training
@@ -18,6 +18,8 @@ from rtl_utils.coupled import Coupled
 from rtl_utils.data import (
     DATASETS,
     PATCHES,
+    DataSet,
+    Patch,
     Shortcut,
     Task,
     check_task,
@@ -173,11 +175,9 @@ def reads(run: Run) -> dict[str, Any]:
         versions["schedule"] = SCHEDULES["constant"].version
     else:
         what |= _transfer_reads(run, METHODS[run.method], versions)
-    if run.source_shortcut is not None:
-        what["measured"] = [
-            _shortcut(replace(run.source_shortcut, classes=None)),
-            run.shortcut_label,
-        ]
+    if run.source_shortcut is not None and run.shortcut_label is not None:
+        everywhere = replace(run.source_shortcut, classes=None, probability=1.0)
+        what["measured"] = [_shortcut(everywhere), run.shortcut_label]
     raised = {name: version for name, version in versions.items() if version > 1}
     what["versions"] = raised or None
     return {name: value for name, value in what.items() if value is not None}
@@ -188,7 +188,9 @@ def tasks(run: Run) -> tuple[Task, Task]:
 
     For a backbone both are the source.
     """
+    shortcuts = (run.source_shortcut, run.target_shortcut)
     return _tasks(
+        (DATASETS[run.dataset], *(PATCHES[s.patch] for s in shortcuts if s is not None)),
         run.dataset,
         run.source,
         run.target,
@@ -276,7 +278,6 @@ def class_names(dataset: str, task: str) -> tuple[str, ...]:
     return tuple(DATASETS[dataset].tasks[task])
 
 
-@cache
 def _key(run: Run) -> str:
     check_fields(run)
     text = json.dumps(reads(run), sort_keys=True)
@@ -298,9 +299,8 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
         what["backbone"] = reads(run.backbone())
     elif method.blend not in (None, "symmetric"):  # no backbone, but a path from the source
         what["source"] = [run.source, _shortcut(run.source_shortcut)]
-    if method.blend is not None:
+    if method.blend is not None:  # partners are drawn, by the product coupling or another
         versions["blend"] = BLENDS[method.blend].version
-    if method.coupling != "independent":
         versions["couplings"] = couplings.VERSION
     iterated = method.coupling == "iterated"  # it measures the pairs of its own blocks
     if iterated:
@@ -342,6 +342,7 @@ def _network_version(width: str | tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=64)  # runs on the same data share its tensors
 def _tasks(
+    records: tuple[DataSet | Patch, ...],  # so that a replaced record is not served from the cache
     dataset: str,
     source: str,
     target: str | None,

@@ -23,7 +23,6 @@ from rtl_utils.schedules import CONSTANT, check_taus
 from rtl_utils.store import Store
 from rtl_utils.training import Replica, Sgd, check_device
 
-_SHOWN = ("herbivores", "flowers")  # the pair that figures show where it is among the pairs
 _MOST_CHANNELS = 1_024
 _MOST_PAIRS = 100
 _PARTITIONS = 5  # checkpoints of a length, where a notebook does not say how many
@@ -269,7 +268,8 @@ class Settings:
     @property
     def shown_pair(self) -> tuple[str, str]:
         """The pair that figures show."""
-        return _SHOWN if _SHOWN in self.pairs else self.pairs[0]
+        shown = DATASETS[self.dataset].shown
+        return shown if shown in self.pairs else self.pairs[0]
 
     def shortcut(self, source: str) -> Shortcut:
         """The ball on the source's class that carries it (the paper's last one, a kangaroo)."""

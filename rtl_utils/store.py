@@ -94,6 +94,7 @@ class Store:
 
     def __init__(self, folder: str | Path, url: str | None = None) -> None:
         self.folder = Path(folder)
+        self.migrated = False  # whether runs of earlier versions were looked for
         try:
             (self.folder / "weights").mkdir(parents=True, exist_ok=True)
             self.engine = _engine(self.folder, url)

@@ -7,6 +7,7 @@ the store, so a sweep that was stopped carries on where it was.
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -130,16 +131,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = Store(chosen.out or folders.root() / "runs" / "sweep")
     if chosen.export_only:
         migrate(store)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join([".venv/bin/python", "sweeps/sweep.py", *given])
     missing = 0
     for seed in seeds:
         runs = sweep.runs(seed)
         if not chosen.export_only:
-            experiments.run(runs, store, chosen.device)
-        missing += write(chosen.name, seed, runs, store, chosen.note)
+            experiments.run(runs, store, chosen.device, keep_diverged=True)
+        missing += write(chosen.name, seed, runs, store, command, chosen.note)
     return missing
 
 
-def write(name: str, seed: int, runs: Sequence[Run], store: Store, note: str = "") -> int:
+def write(
+    name: str, seed: int, runs: Sequence[Run], store: Store, command: str, note: str = ""
+) -> int:
     """Write one seed's rows and the sweep's manifest, and say so.
 
     Args:
@@ -147,6 +152,7 @@ def write(name: str, seed: int, runs: Sequence[Run], store: Store, note: str = "
         seed: of the runs.
         runs: whose rows, and whose backbones' rows, are written.
         store: that has them.
+        command: that made them.
         note: for the manifest.
 
     Returns:
@@ -160,7 +166,6 @@ def write(name: str, seed: int, runs: Sequence[Run], store: Store, note: str = "
     missing = sum(run.key not in done for run in wanted)
     if done:
         experiments.export(wanted, store, path)
-        command = f"`.venv/bin/python sweeps/sweep.py {name}`"
         said = tables.manifest(name, tables.stored(name), command, note)
         temporary = folder / "manifest.partial"
         temporary.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")

@@ -290,7 +290,7 @@ USES = {
 MODULES = {
     training: lambda run: True,
     probing: lambda run: True,
-    couplings: lambda run: _record(run) is not None and _record(run).coupling != "independent",
+    couplings: lambda run: _record(run) is not None and _record(run).blend is not None,
     lengths: _measures_lengths,
 }
 
@@ -694,3 +694,36 @@ def test_knowledge_is_of_the_runs_own_patch():
     countered = knowledge(run).countered.x_train
     changed = (countered != clean_target.x_train).flatten(1).any(1)
     assert torch.equal(countered[changed], with_stripe[changed])
+
+
+# --- replaced records ---
+
+
+def test_replaced_method_is_not_served_under_the_old_key(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", replace(METHODS["ft"], l2_sp=0.1))
+    run = replace(DIGITS, method="mine")
+    before = run.key
+    monkeypatch.setitem(METHODS, "mine", replace(METHODS["ft"], l2_sp=5.0))
+    assert run.key != before
+
+
+def test_replaced_data_set_and_patch_are_not_served_from_the_cache(monkeypatch):
+    before = tasks(DIGITS)[0].x_train
+    other = PATCHES["mark"].draw
+    monkeypatch.setitem(PATCHES, "ball", replace(PATCHES["ball"], draw=other))
+    marked = tasks(DIGITS)[0].x_train
+    assert not torch.equal(marked, before)
+    record = DATASETS["digits"]
+    flipped = replace(record, load=lambda name, seed: mirrored(record.load(name, seed)))
+    monkeypatch.setitem(DATASETS, "digits", flipped)
+    assert not torch.equal(tasks(DIGITS)[0].x_train, marked)
+
+
+def mirrored(task):
+    return replace(task, x_train=task.x_train.flip(-1))
+
+
+def test_shortcut_on_a_share_of_the_source_is_measured_on_all_images():
+    scratch = replace(DIGITS, method="scratch")
+    few = replace(scratch.source_shortcut, probability=0.5)
+    assert key(replace(scratch, source_shortcut=few)) == key(scratch)

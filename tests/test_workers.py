@@ -128,3 +128,34 @@ def test_workers_end_with_the_process_that_started_them(number):
     process.communicate(timeout=10)  # nothing holds its pipes
     assert wait_for(lambda: not any(map(lives, family)), seconds=5)
     assert not semaphores(family)
+
+
+CALLBACK_OF_A_NOTEBOOK = """
+import torch
+from rtl_utils import Path, Replica, Sgd, build, fit, load
+from rtl_utils.data import subset
+from rtl_utils.schedules import CONSTANT
+
+class Notes:
+    def __init__(self): self.done = []
+    def __call__(self, net, path, tau, done, epochs): self.done.append(done)
+
+if __name__ == "__main__":
+    task = subset(load("digits", "digits-0-4", 0), 4, 0)
+    sgd = Sgd(epochs=2, batch_size=10)
+    group = [
+        Replica(build(task, (2, 2, 2, 2), seed), Path(task), CONSTANT, seed, sgd, Notes())
+        for seed in (0, 1)
+    ]
+    fit(group)
+    print([replica.callback.done for replica in group])
+"""
+
+
+@pytest.mark.kernel
+def test_callback_of_a_class_of_the_notebook_comes_back_from_its_process(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(CALLBACK_OF_A_NOTEBOOK)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[[0, 1, 2], [0, 1, 2]]\n"

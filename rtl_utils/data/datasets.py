@@ -10,7 +10,7 @@ from rtl_utils.data.synthetic import SIZES, standardised, target_views
 from rtl_utils.data.task import Task, subset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a record is itself: its dictionaries have no hash
 class DataSet:
     """A data set and what the notebooks take where a parameter is None.
 
@@ -21,6 +21,7 @@ class DataSet:
         pairs: (source, target) names.
         epochs: of a transfer.
         width: of the network.
+        shown: the pair that figures show; None for the first.
         n_train: training examples per class at which the shortcut is tested; None is all.
         source_epochs: of a backbone; None for as many as a transfer takes.
         sgd: fields of `Sgd` in which transfers differ from the notebooks' parameters.
@@ -36,6 +37,7 @@ class DataSet:
     pairs: tuple[tuple[str, str], ...]
     epochs: int
     width: str
+    shown: tuple[str, str] | None = None
     n_train: tuple[int | None, ...] = (None,)
     source_epochs: int | None = None
     sgd: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +78,7 @@ DATASETS: dict[str, DataSet] = {
             ("herbivores", "flowers"),
             ("carnivores", "flowers"),
         ),
+        shown=("herbivores", "flowers"),
         epochs=50,
         width="small",
         n_train=(50, None),

@@ -14,6 +14,7 @@ from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import cloudpickle
 import torch
 from loky import cpu_count, get_reusable_executor
 
@@ -88,7 +89,7 @@ def _into_file(folder: str, call: Callable[..., Any], job: tuple[Any, ...]) -> s
     result = call(*job)
     handle, path = tempfile.mkstemp(dir=folder)
     with open(handle, "wb") as file:
-        pickle.dump(result, file)
+        cloudpickle.dump(result, file)  # a callback may be a class of the notebook
     return path
 
 

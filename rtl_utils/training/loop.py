@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -354,7 +355,9 @@ class _Training:
         return loss / n, right / n
 
 
-def _masks(noise: Sequence, rate: float, shape: tuple[int, ...], like: Tensor) -> Tensor:  # type: ignore[type-arg]
+def _masks(
+    noise: Sequence[np.random.Generator], rate: float, shape: tuple[int, ...], like: Tensor
+) -> Tensor:
     """(r, n, ...) dropout masks: 0 with probability rate (to 1 / 65,536), else 1 / (1 - rate)."""
     threshold = round(rate * 65_536)
     kept = [
