@@ -167,8 +167,8 @@ canaries of what was changed turn red, raises its `version`, and records the new
 
 Every stored and exported row carries its provenance: commit, whether the package was unchanged,
 package, Python and torch versions, device, processor, threads, date and seconds.
-`results/NAME/manifest.json` says which command made a sweep. Tables warn when they average rows
-of different versions, devices or machines.
+`results/NAME/manifest.json` says which command made a sweep. Tables and figures warn when they
+average rows of different versions, devices or machines.
 
 Runs of version 0.1 are found again where their numbers have not changed (`migration`): their old
 key, a hash of the source text, proves which commit made them.
@@ -184,7 +184,7 @@ key, a hash of the source text, proves which commit made them.
 | a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
 | a table, a figure | one function in `tables.py`, `plotting.py` |
 
-`CONTRIBUTING.md` walks through each; `docs/tried.md` says what was tried and did not pay.
+`CONTRIBUTING.md` explains each; `docs/tried.md` says what was tried and did not pay.
 """
 
 

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-_EVERY = 0.5  # seconds between two looks at the parent
+_EVERY = 0.5  # seconds between two checks of the parent
 
 
 def main() -> None:
     """Run the kernel until it is told to end, or until the process that started it is gone."""
     own, working = os.environ.pop("RTL_KERNEL").split("\n", 1)
-    # ipykernel's own watch would end this process alone, and leave its workers behind
+    # ipykernel's own check would end this process alone, and leave its workers behind
     parent = int(os.environ.pop("JPY_PARENT_PID", 0))
     threading.Thread(target=_end_with, args=(parent, own), daemon=True).start()
     if importlib.util.find_spec("rtl_utils") is None:  # `rtl` is run from a folder, not installed

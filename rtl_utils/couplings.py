@@ -155,7 +155,8 @@ def block_transport(cost: np.ndarray, block: int, seed: int, smoothing: float = 
     rank = np.empty(n_target)
     rank[order] = np.arange(n_target)
     followers = np.argsort((transport(cost).matrix @ rank) * n_source, kind="stable")
-    blocks, count = [], n_target // block
+    blocks = []
+    count = n_target // block
     for k in range(count):
         places, shared = _shared_sources(n_source, count, k)
         source = followers[places]

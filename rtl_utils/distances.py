@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.manifold import ClassicalMDS
 
 from rtl_utils.experiments import FINAL, Run, run
+from rtl_utils.provenance import warn_if_mixed
 from rtl_utils.statistics import Interval, mean_interval
 from rtl_utils.store import Store
 
@@ -174,6 +175,7 @@ def matrix(rows: pd.DataFrame, tasks: Sequence[str], kind: str) -> Matrix:
     Raises:
         ValueError: for a pair without a value, an unknown kind or fewer than two different tasks.
     """
+    warn_if_mixed(rows)
     _check(tasks, kind)
     size = len(tasks)
     mean = np.zeros((size, size))
@@ -219,6 +221,7 @@ def accuracies(
     Raises:
         ValueError: for a pair without a value.
     """
+    warn_if_mixed(rows)
     final = rows[(rows.epoch == FINAL) & (rows.method == method) & (rows.metric == metric)]
     means = final.groupby(["source", "target"]).value.mean().to_dict()
     missing = [pair for pair in permutations(tasks, 2) if pair not in means]

@@ -236,7 +236,8 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
     plans = [_plan(r, store) for r in runs]
 
     def done(row: int, history: History) -> None:
-        r, planned = runs[row], plans[row]
+        r = runs[row]
+        planned = plans[row]
         store.save_weights(r.key, planned.net.cpu())
         with one_thread():
             rows = _rows(r, planned, history)
@@ -258,7 +259,7 @@ def _plan(run: Run, store: Store) -> Plan:
     source, target = tasks(run)
     if run.method == BACKBONE:
         net = build(source, run.width, run.seed)
-        return methods.alone(Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd))
+        return methods.single(Replica(net, TaskPath(source), CONSTANT, run.seed, run.sgd))
     backbone = network(run.backbone(), store) if run.needs_backbone else None
     return methods.plan(run.method, backbone, source, target, seed=run.seed, setup=run.setup)
 

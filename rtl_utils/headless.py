@@ -184,7 +184,8 @@ def put(text: str, path: Path) -> Path:
         temporary.write_text(text, encoding="utf-8")
         return temporary.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a full disk names no file
+        error.filename = str(path)  # a full disk names no file
+        error.filename2 = None
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ EXECUTED = "executed.ipynb"
 _START = 120  # seconds that a kernel may take to start
 _OUTPUT = 60  # seconds in which the outputs of a finished cell must arrive
 _PATIENCE = 5.0  # seconds that a kernel may take to end by itself, and then by a signal
-_LOOK = 0.1  # seconds between two looks at what it does
+_INTERVAL = 0.1  # seconds between two readings of its progress
 # what may not reach a kernel: it would change outputs, pictures, warnings or the interpreter
 _DROPPED = ("IPY", "JPY_", "JUPYTER", "MATPLOTLIB", "MPL", "PYTHON", "QT_API", "SPYDER", "TQDM")
 _KEPT = {  # where Python itself and its packages lie
@@ -73,7 +73,7 @@ def execute(
     notebook: Path,
     parameters: Mapping[str, Any],
     own: Path,
-    watch: Callable[[Progress], object],
+    on_progress: Callable[[Progress], object],
 ) -> None:
     """Execute a notebook in a kernel of its own, which runs in the notebook's folder.
 
@@ -84,14 +84,14 @@ def execute(
         parameters: names and values for the cell below the one tagged `parameters`.
         own: a new folder for the kernel's settings and for EXECUTED, the notebook with its outputs,
             which is there also if a cell raises.
-        watch: called a few times per second with how far it is.
+        on_progress: called a few times per second with how far it is.
 
     Raises:
         papermill.PapermillExecutionError: if a cell raises.
         KernelDied: if the kernel dies, or does not start.
         OSError: if a file cannot be written.
     """
-    _Execution(notebook, parameters, own).run(watch)
+    _Execution(notebook, parameters, own).run(on_progress)
 
 
 def environment(own: Path, working: Path) -> dict[str, str]:
@@ -180,7 +180,7 @@ papermill_engines.register(_ENGINE, _Engine)
 
 
 class _Execution:
-    """One notebook in one kernel: a thread runs the cells, the caller's watches and stops it."""
+    """One notebook in one kernel: a thread runs the cells; the caller's follows and stops it."""
 
     def __init__(self, notebook: Path, parameters: Mapping[str, Any], own: Path) -> None:
         self.notebook = notebook
@@ -193,14 +193,14 @@ class _Execution:
         self.error: BaseException | None = None
         self.stopped = False
 
-    def run(self, watch: Callable[[Progress], object]) -> None:
+    def run(self, on_progress: Callable[[Progress], object]) -> None:
         """See `execute`."""
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:
             while thread.is_alive():
-                thread.join(_LOOK)
-                watch(Progress(self.cell, self.total, progress.read(self.own / "progress")))
+                thread.join(_INTERVAL)
+                on_progress(Progress(self.cell, self.total, progress.read(self.own / "progress")))
         finally:
             self._stop(thread)
         if self.error is not None:
@@ -212,7 +212,7 @@ class _Execution:
         until = time.monotonic() + 2 * _PATIENCE
         while thread.is_alive() and time.monotonic() < until:
             self._end_group(signal.SIGTERM)
-            thread.join(_LOOK)
+            thread.join(_INTERVAL)
 
     def _run(self) -> None:
         try:
@@ -300,13 +300,13 @@ class _Execution:
     def _wait(self, process: "subprocess.Popen[bytes]") -> None:
         until = time.monotonic() + _PATIENCE
         while process.poll() is None and time.monotonic() < until and not self.stopped:
-            time.sleep(_LOOK / 2)
+            time.sleep(_INTERVAL / 2)
 
     def _wait_for_group(self) -> None:
         """Wait for the workers, then for the process that removes their semaphores."""
         until = time.monotonic() + _PATIENCE / 2
         while self._end_group(0) and time.monotonic() < until:
-            time.sleep(_LOOK / 2)
+            time.sleep(_INTERVAL / 2)
         self._end_group(signal.SIGKILL)
 
     def _end_group(self, number: int) -> bool:

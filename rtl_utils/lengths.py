@@ -77,9 +77,12 @@ class PairLength:
                     f"task {path.target.name!r} is a regression"
                 )
             self.total = torch.zeros(len(self.target), dtype=net.head.weight.dtype)
-            self._before, self._log_p = folded(net), None
+            self._before = folded(net)
+            self._log_p = None
         elif done - 1 in (0, *ends):  # the epoch just done is the first of its partition
-            self._log_p, self._tau = self._log_p if tau == self._tau else None, tau
+            if tau != self._tau:
+                self._log_p = None
+            self._tau = tau
         if done in ends:
             after = folded(net)
             log_p = self._add(path, after)
@@ -167,7 +170,7 @@ def planar(traces: Mapping[str, Trace]) -> dict[str, np.ndarray]:
         for name, trace in traces.items()
     }
     plane = PCA(2).fit(np.concatenate(list(points.values())))
-    return {name: plane.transform(walk) for name, walk in points.items()}
+    return {name: plane.transform(place) for name, place in points.items()}
 
 
 def check_partitions(partitions: int, epochs: int) -> None:

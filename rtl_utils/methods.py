@@ -19,7 +19,7 @@ from rtl_utils.randomness import generator
 from rtl_utils.schedules import CONSTANT, schedule
 from rtl_utils.training import History, Replica, Sgd, fit
 
-_LOOKS = ("label", "colour", "marker", "reference", "knows")  # fields that decide no number
+_APPEARANCE = ("label", "colour", "marker", "reference", "knows")  # fields that decide no number
 _MEASURED_PAIRS = 500  # random pairs over which an information length is averaged
 
 
@@ -76,8 +76,8 @@ class Method:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What decides the method's numbers: its fields, without looks and without what is off."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _LOOKS}
+        """What decides the method's numbers: its fields without appearance and what is off."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _APPEARANCE}
         return {name: value for name, value in values.items() if value}
 
 
@@ -300,7 +300,7 @@ def plan(
     return Plan(net, first, stages, iterations)
 
 
-def alone(replica: Replica) -> Plan:
+def single(replica: Replica) -> Plan:
     """The plan of one training."""
     return Plan(replica.net, replica, _once(replica))
 
@@ -457,7 +457,7 @@ def _callback(
     if setup.partitions is None:
         return None
     check_partitions(setup.partitions, setup.sgd.epochs)
-    rng = generator(seed, "watched")
+    rng = generator(seed, "watched")  # the name decides the numbers, so it stays
     pairs_source = rng.integers(0, len(source.y_train), _MEASURED_PAIRS)
     pairs_target = rng.integers(0, len(path), _MEASURED_PAIRS)
     mixed = record.blend not in (None, "symmetric")
@@ -526,11 +526,11 @@ def _average(replica: Replica, backbone: Net, share: float) -> Stages:
 
 def _one_after_the_other(first: History, second: History) -> History:
     """The history of two trainings as one."""
-    walked = first.weight_length[-1]
+    moved = first.weight_length[-1]
     joined = copy.deepcopy(first)
     joined.diverged = second.diverged
     joined.seconds += second.seconds
     for name, values in second.series().items():
-        further = [walked + value for value in values] if name == "weight_length" else values
+        further = [moved + value for value in values] if name == "weight_length" else values
         getattr(joined, name).extend(further)
     return joined

@@ -64,7 +64,7 @@ def migrate(store: Store) -> Migrated:
 def _commit(key: str, spec: Mapping[str, Any]) -> str | None:
     """The commit that made a run, which its key proves; None for another."""
     hashed = dict(spec)
-    if hashed["method"] != "ct-iterated":  # the others did not look at it
+    if hashed["method"] != "ct-iterated":  # the others did not read it
         hashed["coupled"] = _DEFAULT_COUPLED
     for code, commit in CODE.items():
         text = json.dumps([hashed, code], sort_keys=True)

@@ -170,11 +170,13 @@ def convnet(width: str | Sequence[int] = "small", channels: int = 3, classes: in
             [(192, 1), (192, 1), (192, 2)],
             [(192, 1), (192, 1), (192, 1)],
         ]
-        dropout, pooled = (0.2, 0.5, 0.5, 0.0), 0
+        dropout = (0.2, 0.5, 0.5, 0.0)
+        pooled = 0
     else:
         a, b, c, d = stage_channels(width)
         plan = [[(a, 1)] * 2, [(b, 1)] * 2, [(c, 1)] * 2, [(d, 1)] * 3]
-        dropout, pooled = (0.1, 0.1, 0.1, 0.0), 3
+        dropout = (0.1, 0.1, 0.1, 0.0)
+        pooled = 3
     stages = []
     for k, layers in enumerate(plan):
         stage: list[nn.Module] = []

@@ -154,7 +154,8 @@ class Path:
 
         The target's order depends on (seed, epoch) alone, so the methods of one seed share it.
         """
-        n, device = len(self), self.target.x_train.device
+        n = len(self)
+        device = self.target.x_train.device
         order = generator(seed, "order", epoch).permutation(n)
         weight = self.weights(tau, generator(seed, "blend", epoch), n)
         if self.source is None or (weight == 1).all():

@@ -18,6 +18,7 @@ from rtl_utils import tables
 from rtl_utils.data import DATASETS, Task
 from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
+from rtl_utils.provenance import warn_if_mixed
 from rtl_utils.runs import BACKBONE
 from rtl_utils.statistics import Interval, mean_interval
 from rtl_utils.store import FINAL
@@ -50,7 +51,7 @@ _FEATURE_GROUPS = (
 
 
 def use_style() -> None:
-    """Set the course's look for all figures of this session."""
+    """Set the course's style for all figures of this session."""
     for name, value in _STYLE.items():
         plt.rcParams[name] = value
 
@@ -118,6 +119,7 @@ def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str) -
         ylabel: the metric's name and unit.
         title: of the axes.
     """
+    warn_if_mixed(rows)
     chosen = rows[(rows.metric == metric) & (rows.epoch >= 0)]
     for method in dict.fromkeys(chosen.method):
         part = chosen[chosen.method == method]
@@ -146,6 +148,7 @@ def bars(rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, 
         ylabel: name and unit of the values.
         title: of the axes.
     """
+    warn_if_mixed(rows)
     methods = list(dict.fromkeys(rows.method))
     final = rows[rows.epoch == FINAL]
     width = 0.8 / len(methods)
@@ -175,6 +178,7 @@ def slopes(
         ylabel: name and unit of the values.
         title: of the axes.
     """
+    warn_if_mixed(rows)
     final = rows[rows.epoch == FINAL]
     x = np.arange(len(metrics))
     for method in dict.fromkeys(final.method):
@@ -216,6 +220,7 @@ def by_size(
         title: of the axes.
         everything: images per class where n_train is None (all images).
     """
+    warn_if_mixed(rows)
     chosen = rows[(rows.metric == metric) & (rows.epoch == FINAL)]
     chosen = chosen.assign(images=chosen.n_train.astype(float).fillna(everything))
     methods = list(dict.fromkeys(chosen.method))
@@ -270,6 +275,7 @@ def trade_off(rows: pd.DataFrame, ax: Axes, title: str, allowed: float = 0.02) -
         title: of the axes.
         allowed: additional flips, as a fraction.
     """
+    warn_if_mixed(rows)
     final = rows[(rows.epoch == FINAL) & rows.method.isin(list(METHODS))]
     for method in [m for m in METHODS if m in set(final.method)]:
         accuracy = _interval(final, method, "clean_accuracy")

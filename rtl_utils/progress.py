@@ -1,4 +1,4 @@
-"""Progress of long work: a bar where somebody looks, a line in a file for `rtl run`, or nothing."""
+"""Progress of long work: a bar in a terminal or notebook, for `rtl run` a line in a file."""
 
 import os
 import sys

@@ -3,12 +3,15 @@
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from rtl_utils import __version__
 
@@ -26,6 +29,7 @@ FIELDS = (
 )
 
 
+MIXING = ("device", "processor", "torch", "threads", "package")  # what an average must not mix
 Record = dict[str, str | bool | int | float | None]
 
 
@@ -70,6 +74,41 @@ def described(record: Mapping[str, Any]) -> str:
         str(record.get("date") or ""),
     ]
     return ", ".join(part for part in parts if part)
+
+
+class MixedRowsWarning(UserWarning):
+    """A table or figure averages rows of different versions, devices or machines."""
+
+
+def mixed(rows: pd.DataFrame) -> str | None:
+    """One sentence naming the versions, devices and machines that the rows mix; None if none do.
+
+    Columns that are not there, and values that were not recorded, are left out.
+
+    Args:
+        rows: tidy rows.
+    """
+    found = {column: recorded(rows, column) for column in MIXING}
+    several = {column: values for column, values in found.items() if len(values) > 1}
+    if not several:
+        return None
+    named = "; ".join(f"{column}: {', '.join(values)}" for column, values in several.items())
+    return f"the rows that are averaged here differ in what made them ({named})"
+
+
+def warn_if_mixed(rows: pd.DataFrame) -> None:
+    """Warn where rows of different versions, devices or machines are averaged."""
+    message = mixed(rows)
+    if message is not None:
+        warnings.warn(message, MixedRowsWarning, stacklevel=3)
+
+
+def recorded(rows: pd.DataFrame, column: str) -> list[str]:
+    """The different values of a column as sorted texts, without those that are missing."""
+    if column not in rows:
+        return []
+    values = rows[column].dropna().unique()
+    return sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values})
 
 
 @cache

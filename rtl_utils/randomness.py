@@ -51,5 +51,5 @@ def generator(seed: int, stream: str, epoch: int = 0) -> np.random.Generator:
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must lie in [0, 2^63); got {seed}")
     # the first word of the counter stays 0: Philox counts the draws there
-    key, counter = [seed, crc32(stream.encode())], [0, epoch, 0, 0]
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    key = [seed, crc32(stream.encode())]
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, epoch, 0, 0]))

@@ -117,10 +117,12 @@ class IsoClassification:
         """Value of tau in an epoch, 0 <= epoch < epochs, from the losses of the epochs before."""
         if history is None or history.start_loss is None:
             raise ValueError("iso-classification needs the losses before the transfer")
-        step, source, target = 0, *history.start_loss
+        step = 0
+        source, target = history.start_loss
         if history.tau:
             step = round(history.tau[-1] * self.steps)
-            source, target = history.source_loss[-1], history.val_loss[-1]
+            source = history.source_loss[-1]
+            target = history.val_loss[-1]
         level = self.tolerance * history.start_loss[0]
         within = [
             k

@@ -6,7 +6,6 @@ it for a page; notebooks show it as it is.
 
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,13 @@ import pandas as pd
 from rtl_utils import distances, folders, paper
 from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
-from rtl_utils.provenance import processor
+from rtl_utils.provenance import (
+    MixedRowsWarning,
+    mixed,
+    processor,
+    recorded,
+    warn_if_mixed,
+)
 from rtl_utils.runs import BACKBONE
 from rtl_utils.statistics import (
     Interval,
@@ -64,7 +69,6 @@ __all__ = [
     "without_shortcut",
 ]
 
-MIXING = ("device", "processor", "torch", "threads", "package")  # what an average must not mix
 _PAIR = ("source", "target")
 
 
@@ -110,10 +114,6 @@ class Case(NamedTuple):
     metric: str
     direction: str
     margin: float = 0.0
-
-
-class MixedRowsWarning(UserWarning):
-    """A table averages rows of different versions, devices or machines."""
 
 
 # The metrics of the shortcut test (Salman et al. 2022) with their headings.
@@ -171,21 +171,21 @@ def manifest(name: str, rows: pd.DataFrame, command: str, note: str = "") -> dic
         JSON values: the versions, machines and dates that the rows name, and the number of runs and
         rows per seed. `cores` is None unless all rows come from this machine's processor.
     """
-    processors = _named(rows, "processor")
-    dates = _named(rows, "date")
+    processors = recorded(rows, "processor")
+    dates = recorded(rows, "date")
     seeds = rows.groupby("seed") if len(rows) else None
     return {
         "name": name,
         "command": command,
-        "commits": _named(rows, "commit"),
-        "clean": _named(rows, "clean"),
-        "package": _named(rows, "package"),
-        "torch": _named(rows, "torch"),
-        "python": _named(rows, "python"),
-        "device": _named(rows, "device"),
+        "commits": recorded(rows, "commit"),
+        "clean": recorded(rows, "clean"),
+        "package": recorded(rows, "package"),
+        "torch": recorded(rows, "torch"),
+        "python": recorded(rows, "python"),
+        "device": recorded(rows, "device"),
         "processor": processors,
         "cores": os.cpu_count() if processors == [processor("cpu")] else None,
-        "threads": _named(rows, "threads"),
+        "threads": recorded(rows, "threads"),
         "first_date": dates[0] if dates else None,
         "last_date": dates[-1] if dates else None,
         "runs_per_seed": {} if seeds is None else _per_seed(seeds.run.nunique()),
@@ -207,37 +207,22 @@ def origin(name: str, rows: pd.DataFrame) -> str:
     shown = f"Rows: `results/{name}/`, {rows.run.nunique()} runs, {seeds_text(rows)}."
     said = stored_manifest(name)
     note = said.get("note", "")
-    if not _named(rows, "commit"):
+    if not recorded(rows, "commit"):
         return f"{shown} {note or 'Where they were made was not recorded.'}"
-    dates = [date[:10] for date in _named(rows, "date")]
+    dates = [date[:10] for date in recorded(rows, "date")]
+    commits = _listed(commit[:7] for commit in recorded(rows, "commit"))
     sentences = [
         shown,
-        f"Code: commit {_listed(commit[:7] for commit in _named(rows, 'commit'))}{_changed(rows)}.",
-        f"Versions: rtl-utils {_listed(_named(rows, 'package'))}, "
-        f"torch {_listed(_named(rows, 'torch'))}, Python {_listed(_named(rows, 'python'))}.",
-        f"Machine: {_listed(_named(rows, 'processor'))}, {said.get('cores') or 'unknown'} cores; "
-        f"device {_listed(_named(rows, 'device'))}; "
-        f"threads per training: {_listed(_named(rows, 'threads'))}.",
+        f"Code: commit {commits}{_changed(rows)}.",
+        f"Versions: rtl-utils {_listed(recorded(rows, 'package'))}, "
+        f"torch {_listed(recorded(rows, 'torch'))}, Python {_listed(recorded(rows, 'python'))}.",
+        f"Machine: {_listed(recorded(rows, 'processor'))}, {said.get('cores') or 'unknown'} cores; "
+        f"device {_listed(recorded(rows, 'device'))}; "
+        f"threads per training: {_listed(recorded(rows, 'threads'))}.",
         f"Trained: {_listed(dict.fromkeys(dates[:1] + dates[-1:]), ' to ')} (UTC).",
         note,
     ]
     return " ".join(sentences).strip()
-
-
-def mixed(rows: pd.DataFrame) -> str | None:
-    """One sentence naming the versions, devices and machines that the rows mix; None if none do.
-
-    Columns that are not there, and values that were not recorded, are left out.
-
-    Args:
-        rows: tidy rows.
-    """
-    found = {column: _named(rows, column) for column in MIXING}
-    several = {column: values for column, values in found.items() if len(values) > 1}
-    if not several:
-        return None
-    named = "; ".join(f"{column}: {', '.join(values)}" for column, values in several.items())
-    return f"the rows of this table differ in what made them ({named})"
 
 
 # --- tables of any rows ---------------------------------------------------------------------------
@@ -260,7 +245,7 @@ def summary(
         empty where a group lacks it.
     """
     final = rows[rows.epoch == FINAL]
-    _warn_if_mixed(final[final.metric.isin(list(metrics))])
+    warn_if_mixed(final[final.metric.isin(list(metrics))])
     columns = {metric: Column(*column) for metric, column in metrics.items()}
     keys = []
     lines = []
@@ -289,7 +274,7 @@ def paired(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "metho
             them first), or no seed and pair has both.
     """
     chosen = rows[(rows.metric == metric) & (rows.epoch == FINAL) & rows[column].isin([a, b])]
-    _warn_if_mixed(chosen)
+    warn_if_mixed(chosen)
     table = chosen.pivot(index=[*_PAIR, "seed"], columns=column, values="value")
     both = table.reindex(columns=[a, b]).dropna()
     if both.empty:
@@ -436,7 +421,7 @@ def backbone_table(rows: pd.DataFrame) -> pd.DataFrame:
 def clean_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Transfers between clean tasks, beside the paper's tables 1 and 2."""
     columns = {
-        "weight_length": Column("∫\\|dw\\|"),
+        "weight_length": Column("weight length ∫\\|dw\\|"),
         "train_loss": Column("training loss", 1, 3),
         "val_loss": Column("validation loss", 1, 3),
         "val_accuracy": Column("validation accuracy, %", 100),
@@ -599,32 +584,17 @@ def _without_empty_columns(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.dropna(axis="columns", how="all")
 
 
-def _named(rows: pd.DataFrame, column: str) -> list[str]:
-    """The different values of a column as sorted texts, without those that are missing."""
-    if column not in rows:
-        return []
-    values = rows[column].dropna().unique()
-    return sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values})
-
-
 def _listed(values: Iterable[str], between: str = ", ") -> str:
     return between.join(values) or "not recorded"
 
 
 def _changed(rows: pd.DataFrame) -> str:
     """A remark where the code had changes that were not committed."""
-    return " with uncommitted changes" if "False" in _named(rows, "clean") else ""
+    return " with uncommitted changes" if "False" in recorded(rows, "clean") else ""
 
 
 def _per_seed(counts: "pd.Series[int]") -> dict[str, int]:
     return {str(seed): int(count) for seed, count in counts.items()}
-
-
-def _warn_if_mixed(rows: pd.DataFrame) -> None:
-    """Warn where the caller of a table averages rows of different makes."""
-    message = mixed(rows)
-    if message is not None:
-        warnings.warn(message, MixedRowsWarning, stacklevel=3)
 
 
 def _index(keys: Sequence[tuple[Any, ...]], by: Sequence[str]) -> pd.Index:

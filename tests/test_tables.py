@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rtl_utils import folders, tables
+from rtl_utils import folders, provenance, tables
 from rtl_utils.distances import KINDS, Matrix
 from rtl_utils.statistics import mean_interval
 from rtl_utils.store import FINAL
@@ -81,7 +81,7 @@ def test_summary_keeps_a_group_whose_name_is_missing(rows):
 # --- provenance ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", tables.MIXING)
+@pytest.mark.parametrize("column", provenance.MIXING)
 def test_rows_of_different_makes_are_not_averaged_silently(rows, column):
     values = [MADE[column]] * 4 + ["zz"] * 3
     made = rows.assign(**MADE).assign(**{column: values})

@@ -160,7 +160,8 @@ def _flatten(
     total = sum(p.numel() for p in first)
     weights = torch.empty(len(replicas), total, dtype=first[0].dtype, device=first[0].device)
     gradient = torch.zeros_like(weights)
-    gradients, offset = [], 0
+    gradients = []
+    offset = 0
     for leaf, p in zip(leaves, first, strict=True):
         # the parameter's own strides, so that channels-last kernels stay channels-last
         stride = p.stride() if leaf.ndim == p.ndim else (total, *p.stride())

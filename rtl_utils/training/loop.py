@@ -157,7 +157,8 @@ def _jobs(replicas: Sequence[Replica], parts: int) -> list[_Job]:
 
 def _kind(replica: Replica) -> tuple[object, ...]:
     """What replicas must share to be stacked."""
-    net, path = replica.net, replica.path
+    net = replica.net
+    path = replica.path
     validated = [path.target.x_val.shape]
     if replica.schedule.adaptive and path.source is not None:
         validated.append(path.source.x_val.shape)
@@ -233,9 +234,10 @@ class _Training:
         self.sources = [path.source for path in self.paths if path.source is not None]
         self.adaptive = group[0].schedule.adaptive
         if self.adaptive:
-            source, target = self._val_losses(self.sources), self._val_losses(self.targets)
-            for history, *losses in zip(self.histories, source, target, strict=True):
-                history.start_loss = (losses[0], losses[1])
+            sources = self._val_losses(self.sources)
+            targets = self._val_losses(self.targets)
+            for history, source, target in zip(self.histories, sources, targets, strict=True):
+                history.start_loss = (source, target)
 
     def epoch(self, epoch: int) -> None:
         """Train one epoch, measure it, and keep what is sound."""
@@ -287,7 +289,8 @@ class _Training:
         noise = [generator(replica.seed, "dropout", epoch) for replica in self.group]
         example = as_float(self.targets[0].x_train[:1], dtype)
         shapes = self.group[0].net.mask_shapes(example)
-        n, size = len(self.paths[0]), self.group[0].sgd.batch_size
+        n = len(self.paths[0])
+        size = self.group[0].sgd.batch_size
         for start in range(0, n, size):
             rows = slice(start, start + size)
             batches = [
@@ -341,7 +344,8 @@ class _Training:
     def _validate(self, tasks: Sequence[Task], size: int = 125) -> tuple[Tensor, Tensor]:
         """(r,) mean losses and accuracies on the validation data, `size` examples at a time."""
         self.program.train(False)
-        dtype, device = self.program.weights.dtype, self.program.weights.device
+        dtype = self.program.weights.dtype
+        device = self.program.weights.device
         loss = torch.zeros(len(tasks), dtype=dtype, device=device)
         right = torch.zeros(len(tasks), dtype=torch.int64, device=device)
         n = min(len(tasks[0].y_val), VALIDATION)

@@ -55,7 +55,8 @@ class Replica:
     callback: Callback | None = None
 
     def __post_init__(self) -> None:
-        n, size = len(self.path), self.sgd.batch_size
+        n = len(self.path)
+        size = self.sgd.batch_size
         if size > n:
             raise ValueError(
                 f"batch_size must be at most the {n} training examples of "

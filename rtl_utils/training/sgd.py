@@ -92,7 +92,9 @@ class Momentum:
     @torch.no_grad()
     def step(self) -> None:
         """One update from the gradient that the program holds."""
-        weights, gradient, sgd = self.program.weights, self.program.gradient, self.sgd
+        weights = self.program.weights
+        gradient = self.program.gradient
+        sgd = self.sgd
         if sgd.weight_decay:
             gradient.add_(weights, alpha=sgd.weight_decay)
         if self.start is not None:
