@@ -275,7 +275,7 @@ def _exported(out: Path, path: Path) -> tuple[int, int]:
     runs = []
     specs = store.specs()
     for key, spec in specs.items():
-        with suppress(KeyError, TypeError, ValueError):  # a record of another version
+        with suppress(AttributeError, KeyError, TypeError, ValueError):  # of another version
             run = Run.of(spec)
             if run.key == key:
                 runs.append(run)
@@ -399,6 +399,8 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
+    for name in [name for name in os.environ if name.startswith("TQDM_")]:
+        del os.environ[name]  # a value that tqdm cannot read would stop its import
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,6 +1,5 @@
 """Running experiments: train the runs that the store lacks, and return their tidy rows."""
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ import pandas as pd
 
 from rtl_utils import methods, probing
 from rtl_utils.data import Shortcut, Task, plant, soft_labels
+from rtl_utils.folders import whole_file
 from rtl_utils.methods import Plan
 from rtl_utils.migration import migrate
 from rtl_utils.models import Net, build, predict
@@ -120,13 +120,8 @@ def export(runs: Iterable[Run], store: Store, path: Path) -> pd.DataFrame:
     final = rows[rows.epoch == FINAL].drop(columns="epoch") if len(rows) else rows
     by = ["dataset", "source", "target", "method", "seed", "run", "metric"]
     final = final.sort_values([name for name in by if name in final], ignore_index=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    try:
+    with whole_file(path) as temporary:
         final.to_csv(temporary, index=False, float_format="%.6g")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return final
 
 
@@ -291,7 +286,8 @@ def _distances(planned: Plan, history: History) -> dict[str, float]:
     if planned.iterations:
         last = planned.iterations[-1]
         values["coupled_distance"] = last.distance
-        values["coupled_distance_error"] = last.standard_error
+        if len(last.blocks) > 1:
+            values["coupled_distance_error"] = last.standard_error
     if planned.lengths is not None:
         for name, lengths in (
             ("information_length", planned.lengths.mean),

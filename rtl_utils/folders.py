@@ -1,6 +1,8 @@
 """Where the course lies: the checkout with its notebooks, or the folder that the user stands in."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -50,3 +52,29 @@ def _is_ours(project: Path) -> bool:
         return 'name = "rtl-utils"' in project.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: inside, write to the path that is given.
+
+    Args:
+        path: of the file; its folder is made, and a link leads to the file that it names.
+
+    Raises:
+        ValueError: for what is there and no file, such as a folder or a device.
+    """
+    path = path.resolve()
+    if not path.name or (path.exists() and not path.is_file()):
+        raise ValueError(f"name a file to write; {str(path)!r} is none")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names no file
+        error.filename2 = None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -179,16 +178,9 @@ def claim(path: Path) -> Iterator[None]:
 
 def put(text: str, path: Path) -> Path:
     """Write a file that appears whole or not at all, and return its path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    try:
+    with folders.whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        return temporary.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk names no file
-        error.filename2 = None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    return path
 
 
 def refresh(notebook: Path, folder: Path) -> None:

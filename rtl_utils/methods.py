@@ -402,6 +402,8 @@ def _checked(method: str, backbone: Net | None, target: Task, setup: Setup) -> M
     two_trainings = record.trainable == "head, then all"
     if record.start == "backbone" and backbone is None:
         raise ValueError(f"method {method!r} starts from a backbone; got None")
+    if record.start == "backbone" and backbone is not None:
+        _check_fit(backbone, target)
     if record.needs_knowledge and setup.knowledge is None:
         raise ValueError(
             f"method {method!r} must know where the shortcut is; pass knowledge=Knowledge(...)"
@@ -424,6 +426,20 @@ def _checked(method: str, backbone: Net | None, target: Task, setup: Setup) -> M
         setup.coupled.block_of(len(target.y_train))
         check_partitions(setup.coupled.partitions, setup.sgd.epochs)
     return record
+
+
+def _check_fit(backbone: Net, target: Task) -> None:
+    """Raises ValueError unless the backbone takes the target's inputs and has its outputs."""
+    first = next(p for p in backbone.parameters() if p.ndim > 1)
+    takes = (first.ndim == 4, first.shape[1], backbone.head.out_features)
+    needed = (target.x_train.ndim == 4, target.x_train.shape[1], target.outputs)
+    if takes != needed:
+        kinds = ["images" if images else "features" for images in (takes[0], needed[0])]
+        raise ValueError(
+            f"the backbone takes {kinds[0]} of {takes[1]} channels and has {takes[2]} outputs; "
+            f"task {target.name!r} has {kinds[1]} of {needed[1]} channels and needs "
+            f"{needed[2]} outputs"
+        )
 
 
 def _start(

@@ -47,7 +47,7 @@ def migrate(store: Store) -> Migrated:
     taken = set(specs)
     found = old = 0
     for key, spec in specs.items():
-        if "source_ball" not in spec:  # a run of today
+        if isinstance(spec, Mapping) and "source_ball" not in spec:  # a run of today
             continue
         commit = _commit(key, spec)
         run = _run(spec) if commit else None
@@ -61,10 +61,12 @@ def migrate(store: Store) -> Migrated:
     return Migrated(found, old)
 
 
-def _commit(key: str, spec: Mapping[str, Any]) -> str | None:
+def _commit(key: str, spec: Any) -> str | None:
     """The commit that made a run, which its key proves; None for another."""
+    if not isinstance(spec, Mapping):  # damaged
+        return None
     hashed = dict(spec)
-    if hashed["method"] != "ct-iterated":  # the others did not read it
+    if hashed.get("method") != "ct-iterated":  # the others did not read it
         hashed["coupled"] = _DEFAULT_COUPLED
     for code, commit in CODE.items():
         text = json.dumps([hashed, code], sort_keys=True)
@@ -93,7 +95,7 @@ def _run(spec: Mapping[str, Any]) -> Run | None:
         run = Run.of(values)
         check_fields(run)
         raised = list(_versions(reads(run)))
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
     ignored = values["n_train"] is not None and DATASETS[run.dataset].views is not None
     return None if raised or ignored else run

@@ -48,8 +48,9 @@ def generator(seed: int, stream: str, epoch: int = 0) -> np.random.Generator:
 
     Source: Philox, Salmon et al. (2011).
     """
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must lie in [0, 2^63); got {seed}")
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number in [0, 2^63); got {seed!r}")
     # the first word of the counter stays 0: Philox counts the draws there
     key = [seed, crc32(stream.encode())]
     return np.random.Generator(np.random.Philox(key=key, counter=[0, epoch, 0, 0]))

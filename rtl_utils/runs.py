@@ -28,6 +28,7 @@ from rtl_utils.data import (
     plant,
     subset,
 )
+from rtl_utils.messages import shown
 from rtl_utils.methods import METHODS, Knowledge, Method, Setup
 from rtl_utils.models import NETWORKS
 from rtl_utils.paths import BLENDS
@@ -77,6 +78,11 @@ class Run:
     source_sgd: Sgd | None = None
     coupled: Coupled = Coupled()
     partitions: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("taus", "width"):  # a list has no hash
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
 
     @property
     def key(self) -> str:
@@ -242,6 +248,8 @@ def check_fields(run: Run) -> None:
     if run.method not in (BACKBONE, *METHODS):
         names = ", ".join((BACKBONE, *METHODS))
         raise ValueError(f"method must be one of {names}; got {run.method!r}")
+    if type(run.seed) is not int or run.seed < 0:
+        raise ValueError(f"seed must be a whole number, 0 or more; got {shown(run.seed)}")
     if run.head not in HEADS:
         raise ValueError(f"head must be 'shared' or 'disjoint'; got {run.head!r}")
     for name in (run.source, run.target):

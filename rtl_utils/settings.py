@@ -25,6 +25,7 @@ from rtl_utils.training import Replica, Sgd, check_device
 
 _MOST_CHANNELS = 1_024
 _MOST_PAIRS = 100
+_LEAST_RATE = 1e-30
 _PARTITIONS = 5  # checkpoints of a length, where a notebook does not say how many
 _MOST_SEEDS = 1_000
 
@@ -91,6 +92,14 @@ def _list(value: Any) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise _Refused
     return value
+
+
+def _rate(value: Any) -> float:
+    """A learning rate; a tenth of it must still be a number."""
+    rate = _number(value)
+    if not rate >= _LEAST_RATE:
+        raise _Refused
+    return rate
 
 
 def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -186,7 +195,7 @@ PARAMETERS: dict[str, Parameter] = {
             needed=True,
         ),
         Parameter("batch_size", "examples per step", _WHOLE, _whole, needed=True),
-        Parameter("lr", "learning rate of SGD", "a number, positive", _number, needed=True),
+        Parameter("lr", "learning rate of SGD", "a number, positive", _rate, needed=True),
         Parameter("momentum", "of SGD", "a number, in [0, 1)", _number, needed=True),
         Parameter(
             "width",
@@ -444,7 +453,7 @@ def _assigned_in_parameters_cells(cells: Sequence[str]) -> list[str]:
     own: list[str] = []
     injected: list[str] = []
     for cell in cells:
-        assigned = _assigned_literals(cell)
+        assigned = _assigned(cell)
         if cell.lstrip().startswith("# Parameters"):  # what papermill injects
             injected = assigned
         elif {"dataset", "seeds", "out"} <= set(assigned):
@@ -457,19 +466,21 @@ def _assigned_in_parameters_cells(cells: Sequence[str]) -> list[str]:
     return own
 
 
-def _assigned_literals(cell: str) -> list[str]:
-    """Names that a cell of nothing but `name = literal` sets; none for another cell."""
+def _assigned(cell: str) -> list[str]:
+    """Names that a cell of nothing but `name = value` sets; none for another cell."""
     try:
         statements = ast.parse(cell).body
     except (SyntaxError, ValueError):
         return []
     names = []
     for statement in statements:
-        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target = statement.targets[0]
+        elif isinstance(statement, ast.AnnAssign):
+            target = statement.target
+        else:
             return []
-        (target,) = statement.targets
-        calls = any(isinstance(node, ast.Call) for node in ast.walk(statement.value))
-        if not isinstance(target, ast.Name) or calls:
+        if not isinstance(target, ast.Name):
             return []
         names.append(target.id)
     return names

@@ -169,7 +169,7 @@ class Store:
         wanted = list(dict.fromkeys(keys))
         query = select(_RUNS.c.run, _RUNS.c.status, _RUNS.c.provenance)
         runs = [
-            {"run": run, "status": status, **(provenance or {})}
+            {"run": run, "status": status, **_mapping(provenance)}
             for run, status, provenance in self._of(query, _RUNS, wanted)
         ]
         rows = [tuple(row) for row in self._of(select(_VALUES), _VALUES, wanted)]
@@ -259,6 +259,11 @@ class Store:
                 definition = CreateColumn(column).compile(self.engine)
                 with self.engine.begin() as connection:
                     connection.execute(text(f"ALTER TABLE runs ADD COLUMN {definition}"))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A stored record, or nothing where none was stored or it is damaged."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _engine(folder: Path, url: str | None) -> Engine:

@@ -167,9 +167,8 @@ def write(
     if done:
         experiments.export(wanted, store, path)
         said = tables.manifest(name, tables.stored(name), command, note)
-        temporary = folder / "manifest.partial"
-        temporary.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")
-        temporary.replace(folder / "manifest.json")
+        with folders.whole_file(folder / "manifest.json") as temporary:
+            temporary.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     found = f"{len(wanted) - missing} of {len(wanted)} runs"
     print(f"{name}, seed {seed}: {found} in {path}", flush=True)
     return missing

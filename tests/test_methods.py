@@ -455,3 +455,13 @@ def test_pretrained_network_is_a_fresh_one_trained_on_its_task(pictures):
     (expected,) = fit([again])
     assert numbers(history) == numbers(expected)
     assert_same(net, again.net)
+
+
+def test_backbone_that_does_not_fit_the_target_is_refused(backbone, ends):
+    source, target = ends
+    grey = replace(target, x_train=target.x_train[:, :1], x_val=target.x_val[:, :1])
+    with pytest.raises(ValueError, match=r"images of 3 channels.*images of 1 channel"):
+        plan("ft", backbone, source, grey, seed=0, setup=SETUP)
+    more = replace(target, class_names=(*target.class_names, "another"))
+    with pytest.raises(ValueError, match=r"has 5 outputs.*needs 6 outputs"):
+        plan("ft", backbone, source, more, seed=0, setup=SETUP)

@@ -379,3 +379,13 @@ def test_every_seed_is_asked_whether_it_has_enough_images(parameters):
     check(parameters(seeds=[most], n_train=smallest[most]))
     message = refusal(parameters(seeds=[most, least], n_train=smallest[most]))
     assert str(smallest[least]) in message
+
+
+def test_parameters_cell_may_compute_its_values(parameters):
+    namespace = kernel(parameters, "check", "later", seeds=[0, 1, 2])
+    lines = [line for line in CELLS["parameters"].split("\n") if not line.startswith("seeds")]
+    cell = "\n".join([*lines, "seeds: list = list(range(3))", "out = 'x'"])
+    namespace["In"].insert(1, cell)
+    assert check(namespace).seeds == (0, 1, 2)
+    namespace["In"].insert(2, cell + "\nlearning_rate = 7")
+    assert "learning_rate is not a parameter" in refusal(namespace | {"learning_rate": 7})

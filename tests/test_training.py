@@ -735,3 +735,19 @@ def test_paper_settings_are_the_default():
         l2_sp=0.0,
         cosine=False,
     )
+
+
+def test_perceptron_gives_the_same_bits_alone_and_among_others(table):
+    """A stack of another size rounds differently, so perceptrons are not stacked on a CPU."""
+
+    def replica(seed):
+        task = table(seed=seed)
+        net = build(task, "plain", seed)
+        return Replica(net, Path(task), CONSTANT, seed, Sgd(lr=0.05, epochs=30, batch_size=8))
+
+    alone = replica(0)
+    (history,) = fit([alone])
+    beside = [replica(seed) for seed in range(3)]
+    histories = fit(beside)
+    assert history.val_loss == histories[0].val_loss
+    assert_close(state(alone), state(beside[0]), tolerance=0)

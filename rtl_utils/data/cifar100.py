@@ -1,7 +1,6 @@
 """CIFAR-100: the paper's images, from a file that is here or from torchvision's download."""
 
 import importlib.util
-import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from rtl_utils.data.task import Task
-from rtl_utils.folders import data_folders, root
+from rtl_utils.folders import data_folders, root, whole_file
 
 # The twenty superclasses (Krizhevsky 2009, table 1), fine classes in alphabetical order. The five
 # of the paper carry the paper's names.
@@ -111,14 +110,9 @@ def pack(path: Path) -> Path:
         The path. The file appears whole or not at all.
     """
     arrays = cifar100_arrays()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as handle:
-            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
+    return path
 
 
 @cache

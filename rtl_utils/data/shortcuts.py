@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class Shortcut:
     def __post_init__(self) -> None:
         if self.patch not in PATCHES:
             raise ValueError(f"patch must be one of {', '.join(PATCHES)}; got {self.patch!r}")
+        place: Any = self.place
+        object.__setattr__(self, "place", tuple(place) if isinstance(place, list) else place)
         named = self.classes is None or (type(self.classes) is tuple and len(self.classes) > 0)
         if not named:
             raise ValueError(f"classes must be names in a tuple, or None; got {self.classes!r}")
@@ -98,6 +101,8 @@ def plant(
             f"a shortcut can be planted into images only; task {task.name!r} of {task.dataset} "
             f"has {task.x_train.ndim - 1}-dimensional inputs"
         )
+    if isinstance(splits, str) or not set(splits) <= {"train", "val"}:
+        raise ValueError(f"splits must be 'train', 'val' or both in a list; got {shown(splits)}")
     channels, height, width = task.x_train.shape[1:]
     if channels != 3 or height != width or width < shortcut.pixels(width):
         raise ValueError(

@@ -1,6 +1,7 @@
 """`Task`: what a network is trained on, as tensors. Images stay uint8 until the mini-batch."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,9 +39,17 @@ class Task:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        names: Any = self.class_names
+        if isinstance(names, str) or len(set(names)) != len(names) or len(names) == 1:
+            raise ValueError(
+                f"class_names of task {self.name!r} must be two or more different names, or none "
+                f"for a regression; got {shown(names)}"
+            )
         for split in ("train", "val"):
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
             _check_inputs(x, f"x_{split} of task {self.name!r}")
+            if not isinstance(y, Tensor) or y.ndim == 0:
+                raise ValueError(f"y_{split} of task {self.name!r} must be a tensor of labels")
             if len(x) != len(y) or len(x) == 0:
                 sizes = f"{len(x)} inputs and {len(y)} labels"
                 raise ValueError(
@@ -143,7 +152,10 @@ def disjoint(source: Task, target: Task) -> tuple[Task, Task]:
 
     Source: Gao & Chaudhari (2021).
     """
-    names = source.class_names + target.class_names
+    second = target.class_names
+    if set(second) & set(source.class_names):
+        second = tuple(f"{name} (target)" for name in second)
+    names = source.class_names + second
     shift = len(source.class_names)
     y_train, y_val = target.y_train + shift, target.y_val + shift
     return (
@@ -172,6 +184,8 @@ def standardise(task: Task, by: Task) -> Task:
 
 
 def _check_inputs(x: Tensor, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a tensor; got {type(x).__name__}")
     images = x.ndim == 4
     if images and x.dtype != torch.uint8:
         hint = "multiply images between 0 and 1 by 255 and convert them with .to(torch.uint8)"

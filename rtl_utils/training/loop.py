@@ -16,7 +16,7 @@ from rtl_utils.messages import shown
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
-from rtl_utils.training._workers import spread, usable_cores
+from rtl_utils.training._workers import spread
 from rtl_utils.training.records import Callback, Epoch, History, Replica, TrainingDiverged
 from rtl_utils.training.sgd import Momentum
 
@@ -72,8 +72,7 @@ def fit(
         if on_done:
             on_done(row, history)
 
-    here = on_epoch is not None or device != "cpu"
-    jobs = _jobs(replicas, parts=1 if here else usable_cores())
+    jobs = _jobs(replicas, stacked=on_epoch is not None or device != "cpu")
     if on_epoch and len(jobs) > 1:
         raise ValueError(
             "on_epoch needs networks that train in this process: one CNN, or MLPs of one shape"
@@ -131,27 +130,25 @@ def example_loss(output: Tensor, y: Tensor) -> Tensor:
     return -(y * output.log_softmax(-1)).sum(-1)
 
 
-def _jobs(replicas: Sequence[Replica], parts: int) -> list[_Job]:
-    """Which replicas train together, as which program.
+def _jobs(replicas: Sequence[Replica], stacked: bool) -> list[_Job]:
+    """Which replicas train together, as which program: the only place where this choice is made.
 
-    The only place where this choice is made; measured in docs/performance.md. On a CPU stacked
-    matrix products are faster than single ones and stacked convolutions slower. So networks
-    without convolutions that share a shape and a size of data are stacked, in as many parts as
-    there are cores, and every CNN is a job of its own.
+    Every network is a job of its own, so that its bits do not depend on what trains beside it: a
+    stack of another size rounds differently, and after many epochs that can be seen. Stacks are for
+    a GPU and for `on_epoch`, which needs all networks in one program; there, networks without
+    convolutions that share a shape and a size of data are stacked.
     """
     jobs = []
     stacks: dict[tuple[object, ...], list[int]] = {}
     for row, replica in enumerate(replicas):
         partly_frozen = not all(p.requires_grad for p in replica.net.parameters())
         convolutions = any(isinstance(m, torch.nn.Conv2d) for m in replica.net.modules())
-        if partly_frozen or convolutions:
+        if not stacked or partly_frozen or convolutions:
             jobs.append(_Job([row], Single))
         else:
             stacks.setdefault(_kind(replica), []).append(row)
     for rows in stacks.values():
-        for part in range(min(parts, len(rows))):
-            members = rows[part::parts]
-            jobs.append(_Job(members, Stacked if len(members) > 1 else Single))
+        jobs.append(_Job(rows, Stacked if len(rows) > 1 else Single))
     return jobs
 
 
