@@ -184,7 +184,7 @@ key, a hash of the source text, proves which commit made them.
 | a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
 | a table, a figure | one function in `tables.py`, `plotting.py` |
 
-`CONTRIBUTING.md` explains each; `docs/tried.md` says what was tried and did not pay.
+`CONTRIBUTING.md` explains how; `docs/tried.md` says what was tried and did not pay.
 """
 
 

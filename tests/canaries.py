@@ -223,8 +223,16 @@ def _lime() -> list[float]:
 
 
 def record() -> None:
-    """Write today's numbers into canaries.json."""
-    FILE.write_text(json.dumps({name: compute(name) for name in canaries()}, indent=1) + "\n")
+    """Write today's numbers into canaries.json; those of data that are not here stay."""
+    before = json.loads(FILE.read_text()) if FILE.exists() else {}
+    numbers = {}
+    for name in canaries():
+        try:
+            numbers[name] = compute(name)
+        except FileNotFoundError as error:
+            print(f"{name} stays as it was: {error}")
+            numbers[name] = before[name]
+    FILE.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

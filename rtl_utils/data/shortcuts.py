@@ -185,7 +185,11 @@ def mark(size: int) -> Tensor:
     return rgba
 
 
-PATCHES = {"ball": Patch(ball), "stripe": Patch(stripe), "mark": Patch(mark)}
+PATCHES = {
+    "ball": Patch(ball),
+    "stripe": Patch(stripe),
+    "mark": Patch(mark),
+}
 
 
 def _is_place(place: object) -> bool:

@@ -9,9 +9,10 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -50,7 +51,7 @@ def spread(
         Exception: what a job raises; the other jobs are dropped.
     """
     waiting = set(range(len(jobs)))
-    with tempfile.TemporaryDirectory() as folder, Bar(sum(sizes), label, "runs") as bar:
+    with Bar(sum(sizes), label, "runs") as bar:
         for attempt in range(_ATTEMPTS):
             executor = get_reusable_executor(
                 max_workers=min(len(jobs), usable_cores()),
@@ -59,9 +60,7 @@ def spread(
                 initializer=_prepare,
                 initargs=(os.getpid(),),
             )
-            futures = {
-                executor.submit(_into_file, folder, call, jobs[k]): k for k in sorted(waiting)
-            }
+            futures = {executor.submit(_into_file, call, jobs[k]): k for k in sorted(waiting)}
             try:
                 for future in as_completed(futures):
                     k = futures[future]
@@ -77,17 +76,18 @@ def spread(
             except BaseException:
                 # what runs or waits must not go on unseen, and the next call must not wait for it
                 executor.shutdown(wait=True, kill_workers=True)
+                _forget(futures)
                 raise
 
 
-def _into_file(folder: str, call: Callable[..., Any], job: tuple[Any, ...]) -> str:
+def _into_file(call: Callable[..., Any], job: tuple[Any, ...]) -> str:
     """Run one job, and return the file that holds its result.
 
     Through the pipe goes a name only: a process that dies while it sends more than the pipe takes
     at once leaves the reader waiting for the rest for ever.
     """
     result = call(*job)
-    handle, path = tempfile.mkstemp(dir=folder)
+    handle, path = tempfile.mkstemp(prefix="rtl-result-")
     with open(handle, "wb") as file:
         cloudpickle.dump(result, file)  # a callback may be a class of the notebook
     return path
@@ -98,6 +98,13 @@ def _from_file(path: str) -> Any:
         result = pickle.load(file)  # written by this program's own worker
     os.unlink(path)
     return result
+
+
+def _forget(futures: Iterable[Future[str]]) -> None:
+    """Remove the results that nobody will read."""
+    for future in futures:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            Path(future.result()).unlink(missing_ok=True)
 
 
 def _prepare(parent: int) -> None:
