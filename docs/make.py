@@ -149,9 +149,10 @@ def introduction() -> str:
     return paragraphs(
         "# Results",
         """Long runs of notebooks 03 to 06, written by `docs/make.py` from the rows in `results/`.
-        Numbers are means over seeds with 95 % Student t intervals, which may leave the possible
-        range where runs crowd at its edge. A seed sets the weights, the order of the images, the
-        places of the shortcut and, on the digits, the images themselves. The shortcut is a tennis ball.""",
+        Numbers are means over seeds with 95 % Student t intervals, which may leave the
+        possible range where runs crowd at its edge. A seed sets the weights, the order of
+        the images, the places of the shortcut and, on the digits, the images themselves.
+        The shortcut is a tennis ball.""",
         f"""A single seed has no interval. Two accuracies near {100 * accuracy:.0f} % that are
         measured on {CIFAR_VALIDATION} images each have a difference with a 95 % margin of about
         ±{margin:.1f} points from the choice of images alone; the choice of the seed adds to it.
