@@ -12,7 +12,7 @@ DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.absp
 run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
 	$(RTL) run $(if $(DATASET),--dataset '$(DATASET)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
-check: here              ## lint, types, and the tests that need no kernel: under a minute on idle cores
+check: here              ## lint, types, and the tests that need no kernel: two minutes on two idle cores
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
