@@ -51,8 +51,8 @@ KINDS = {
         "riemannian_length",
         "√nats",
         "Riemannian length of fine-tuning",
-        "Σ √(2 KL): the sum over partitions of the training, mean over random target examples",
-        "Gao & Chaudhari (2021); `lengths.PairLength.riemannian`",
+        "Σ √(2 E_x KL): the sum over steps of SGD, E_x the mean over random target examples",
+        "Gao & Chaudhari (2021); `lengths.PathLength`",
     ),
     "uncoupled": Kind(
         "ut",
@@ -78,8 +78,8 @@ class Matrix:
     """Distances over ordered pairs of tasks: sources in rows, targets in columns, zero diagonal.
 
     With one seed the interval of a coupled distance is 1.96 standard errors over its blocks, that
-    of an information length 1.96 standard errors over its pairs; a fine-tuning distance then has
-    none (NaN).
+    of an information length 1.96 standard errors over its pairs; a fine-tuning distance and a
+    Riemannian length, one number per training, then have none (NaN).
 
     Args:
         kind: a name of KINDS.
@@ -125,8 +125,8 @@ def distance_matrix(
         store: where trained runs are looked for and kept.
         dataset: a name of `data.DATASETS`.
         device: where the others are trained.
-        fields: other fields of `experiments.Run`, of which an information length needs
-            `partitions`.
+        fields: other fields of `experiments.Run`, of which an information length and a
+            Riemannian length need `partitions`.
 
     Raises:
         ValueError: for an unknown kind, fewer than two different tasks, and what `experiments.run`

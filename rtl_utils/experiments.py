@@ -25,7 +25,7 @@ from rtl_utils.runs import (
     target_views,
     tasks,
 )
-from rtl_utils.schedules import CONSTANT
+from rtl_utils.schedules import CONSTANT, IsoClassification
 from rtl_utils.store import FINAL, Row, Store
 from rtl_utils.training import History, Replica, TrainingDiverged, example_loss, one_thread
 
@@ -144,7 +144,7 @@ def measure(run: Run, net: Net) -> dict[str, float]:
 
     Returns:
         train_loss and val_loss in evaluation mode; for classes also train_accuracy and
-        val_accuracy; where the source has a shortcut the numbers of `probing.shortcut_test`; a
+        val_accuracy and the numbers of `probing.shortcut_test`, from a clean source too; a
         loss for each further view of the target, such as restored_loss on the synthetic one.
     """
     _, target = tasks(run)
@@ -158,10 +158,11 @@ def measure(run: Run, net: Net) -> dict[str, float]:
     for name, view in target_views(run).items():
         output = predict(net, view.x_val)
         values[f"{name}_loss"] = float(example_loss(output, soft_labels(view, view.y_val)).mean())
-    if run.source_shortcut is not None and run.shortcut_label is not None:
+    if run.test is not None:
+        shortcut, label = run.test
         _, clean = clean_tasks(run)
-        planted = everywhere(clean, run.source_shortcut, run.seed)
-        values |= probing.shortcut_test(net, clean, planted, run.shortcut_label)
+        planted = everywhere(clean, shortcut, run.seed)
+        values |= probing.shortcut_test(net, clean, planted, label)
     return values
 
 
@@ -273,26 +274,28 @@ def _rows(run: Run, planned: Plan, history: History) -> list[Row]:
         for k, iteration in enumerate(planned.iterations)
     ]
     final = measure(run, planned.net) | _distances(planned, history)
+    schedule = planned.first.schedule
+    if isinstance(schedule, IsoClassification):
+        final["capped_share"] = schedule.capped_share(history)
     return rows + [(metric, FINAL, value) for metric, value in final.items()]
 
 
 def _distances(planned: Plan, history: History) -> dict[str, float]:
     """Distances from source to target as this training measures them.
 
-    weight_length, and what was asked for of information_length, riemannian_length (means over
-    pairs) and coupled_distance, each of these with its standard error.
+    weight_length, and what was asked for of information_length (a mean over pairs) and
+    coupled_distance, both with their standard errors, and riemannian_length.
     """
-    values = {"weight_length": history.weight_length[-1]}
+    values = {"weight_length": history.weight_length[-1] if history.weight_length else 0.0}
     if planned.iterations:
         last = planned.iterations[-1]
         values["coupled_distance"] = last.distance
         if len(last.blocks) > 1:
             values["coupled_distance_error"] = last.standard_error
     if planned.lengths is not None:
-        for name, lengths in (
-            ("information_length", planned.lengths.mean),
-            ("riemannian_length", planned.lengths.riemannian),
-        ):
-            values[name] = float(lengths.mean())
-            values[f"{name}_error"] = float(lengths.std(ddof=1) / len(lengths) ** 0.5)
+        lengths = planned.lengths.mean
+        values["information_length"] = float(lengths.mean())
+        values["information_length_error"] = float(lengths.std(ddof=1) / len(lengths) ** 0.5)
+    if planned.path_length is not None:
+        values["riemannian_length"] = planned.path_length
     return values

@@ -1,10 +1,12 @@
 """How far a network's predictions move while it is trained along a path: callbacks of the training.
 
 Between two checkpoints w and w' the distance of their predictions on an input x is
-sqrt(KL(p_w(. | x) || p_w'(. | x))); for a small step sqrt(2 KL) is the length ds of Fisher's
-metric, ds^2 = sum_k p_k (d log p_k)^2.
+sqrt(KL(p_w(. | x) || p_w'(. | x))), which `PairLength` averages over pairs of examples. For a small
+step sqrt(2 E_x KL) is the length ds of Fisher's metric on weights,
+ds^2 = E_x sum_k p_k (d log p_k)^2, which `PathLength` adds up.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +20,10 @@ from rtl_utils.models import Net, folded, predict
 from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
 
-VERSION = 1  # raised when a length changes, so that stored runs are not mistaken for new ones
+# each is raised when its length changes, so that stored runs are not mistaken for new ones
+VERSION = 1  # of PairLength
+PATH_VERSION = 2  # of PathLength; 1 was a sum over checkpoints of means over examples
+PATH_EXAMPLES = 100  # over which a `PathLength` averages: more would dominate a step of SGD
 _AT_ONCE = 128  # pairs: more do not fit into a core's cache
 
 
@@ -40,7 +45,7 @@ class PairLength:
 
     x_tau: the blend of x_i and x_j at tau(m-1). Training is cut into M partitions of whole epochs;
     tau(m-1) is the task that the m-th one begins with. Both outputs are taken at one x and one
-    tau; the authors' code takes the second at the next tau.
+    tau, the earlier one, as in the authors' code.
 
     Args:
         source: (p,) indices of source examples; None on a path that is the target alone.
@@ -71,11 +76,7 @@ class PairLength:
         check_partitions(self.partitions, epochs)
         ends = [(m + 1) * epochs // self.partitions for m in range(self.partitions)]
         if done == 0:
-            if path.target.is_regression:
-                raise ValueError(
-                    "information lengths are of class probabilities; "
-                    f"task {path.target.name!r} is a regression"
-                )
+            _check_classes(path)
             self.total = torch.zeros(len(self.target), dtype=net.head.weight.dtype)
             self._before = folded(net)
             self._log_p = None
@@ -94,11 +95,6 @@ class PairLength:
     def mean(self) -> np.ndarray:
         """(p,) means of sqrt(KL) over the partitions, the unit above, in sqrt(nats)."""
         return np.asarray((self._measured / self.partitions).numpy())
-
-    @property
-    def riemannian(self) -> np.ndarray:
-        """(p,) lengths sum_m sqrt(2 KL): Fisher's, not divided by the number of partitions."""
-        return np.asarray((self._measured * 2**0.5).numpy())
 
     @property
     def _measured(self) -> Tensor:
@@ -136,6 +132,86 @@ class PairLength:
         w = torch.as_tensor(weight[rows], dtype=dtype, device=x.device)
         w = w.reshape(-1, *[1] * (x.ndim - 1))
         return (1 - w) * as_float(path.source.x_train[self.source[rows]], dtype) + w * x
+
+
+@dataclass
+class PathLength:
+    """A callback that adds up the Riemannian length of the path that the weights take.
+
+    length = sum over steps of sqrt(2 E_x KL(p_w(. | x) || p_w'(. | x)))
+
+    w and w' are the weights before and after a step of SGD, with BatchNorm's running statistics, in
+    evaluation mode; E_x is the mean over target examples, wherever on its path the training is.
+    Over every second step, or fewer, the sum is smaller, as chords are shorter than their arc.
+
+    Args:
+        target: (p,) indices of target examples, some `PATH_EXAMPLES`.
+        total: the length up to the last epoch done, in sqrt(nats); NaN before training.
+
+    Raises:
+        ValueError: when training begins, for a regression.
+
+    Source: Gao & Chaudhari (2021).
+    """
+
+    target: np.ndarray
+    total: float = math.nan
+    _x: Tensor | None = field(default=None, repr=False)
+    _log_p: Tensor | None = field(default=None, repr=False)  # after the last step
+    _sum: Tensor | None = field(default=None, repr=False)
+
+    def __call__(self, net: Net, path: Path, tau: float, done: int, epochs: int) -> None:
+        """Begin at these weights, or read the length so far."""
+        if done == 0:
+            _check_classes(path)
+            x = as_float(path.target.x_train[self.target], net.head.weight.dtype)
+            # the format in which `predict` would put it at every step
+            self._x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+            self._log_p = self._log_probabilities(net, self._x)
+            self._sum = torch.zeros((), dtype=torch.float64, device=self._log_p.device)
+        if self._sum is None:
+            raise ValueError("an epoch ends that has not begun: call with done = 0 first")
+        self.total = float(self._sum)  # once per epoch, as it waits for the device
+        if done == epochs:  # what comes back from another process should be small
+            self._x = self._log_p = self._sum = None
+
+    def after_step(self, net: Net) -> None:
+        """Add one step of SGD."""
+        if self._x is None or self._log_p is None or self._sum is None:
+            raise ValueError("a step was taken outside a training: call with done = 0 first")
+        log_p = self._log_probabilities(net, self._x)
+        self._sum += (2 * divergence(self._log_p, log_p).mean()).sqrt()
+        self._log_p = log_p
+
+    @staticmethod
+    def _log_probabilities(net: Net, x: Tensor) -> Tensor:
+        """(p, k), in float64: the rounding of steps that are small must not add up."""
+        was = net.training
+        outputs = predict(net, x)
+        net.train(was)
+        return outputs.double().log_softmax(-1)
+
+
+@dataclass
+class Lengths:
+    """A callback that measures both lengths in one training.
+
+    Args:
+        pairs: of random pairs of examples.
+        path: of the weights.
+    """
+
+    pairs: PairLength
+    path: PathLength
+
+    def __call__(self, net: Net, path: Path, tau: float, done: int, epochs: int) -> None:
+        """Forward to both."""
+        self.pairs(net, path, tau, done, epochs)
+        self.path(net, path, tau, done, epochs)
+
+    def after_step(self, net: Net) -> None:
+        """Forward to the length that is measured at every step."""
+        self.path.after_step(net)
 
 
 @dataclass
@@ -179,4 +255,13 @@ def check_partitions(partitions: int, epochs: int) -> None:
         raise ValueError(
             f"partitions must lie between 1 and the {epochs} epochs, as each is one epoch or more; "
             f"got {partitions!r}"
+        )
+
+
+def _check_classes(path: Path) -> None:
+    """Raises ValueError for a path of regressions."""
+    if path.target.is_regression:
+        raise ValueError(
+            "information lengths are of class probabilities; "
+            f"task {path.target.name!r} is a regression"
         )

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from rtl_utils.coupled import Coupled, Iteration, Stages, iterated, transported
-from rtl_utils.data import Task
-from rtl_utils.lengths import PairLength, check_partitions
-from rtl_utils.models import Net, build, predict_features
+from rtl_utils.data import Task, hold_out
+from rtl_utils.heads import converge_head
+from rtl_utils.lengths import PATH_EXAMPLES, Lengths, PairLength, PathLength, check_partitions
+from rtl_utils.models import Net, build, estimate_statistics
 from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
 from rtl_utils.schedules import CONSTANT, schedule
@@ -38,12 +39,15 @@ class Method:
         coupling: how they are paired: "independent", by optimal transport of the backbone's
             "features", or "iterated" (`Coupled`).
         schedule: of tau, a name of SCHEDULES.
-        trainable: "all", the "head", or "head, then all" (half of the epochs each).
+        trainable: "all"; the "head", by SGD; the "converged head" (`heads.converge_head`), alone
+            or "converged head, then all"; or "nothing".
         statistics: whether the body's BatchNorm statistics are "updated" or stay "frozen".
         fade: of the labels, see `Path`.
         l2_sp: pull towards the backbone, see `Sgd`.
         backbone_share: weight of the backbone in the average with the trained weights that is taken
-            afterwards.
+            afterwards; 0 for none, and in place of it may stand `Setup.backbone_share`.
+        held_out: share of the target's training examples that an adaptive schedule looks at; they
+            are not trained on.
         decorrelated: the source's shortcut moves to images of every class as tau grows.
         counter_examples: a few target images carry the shortcut.
         knows: what a user must know of the shortcut.
@@ -64,6 +68,7 @@ class Method:
     fade: float = 1.0
     l2_sp: float = 0.0
     backbone_share: float = 0.0
+    held_out: float = 0.0
     decorrelated: bool = False
     counter_examples: bool = False
     knows: str = "nothing"
@@ -75,6 +80,21 @@ class Method:
         return self.decorrelated or self.counter_examples
 
     @property
+    def mixes(self) -> bool:
+        """Whether its path begins at the source."""
+        return self.blend not in (None, "symmetric")
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether its head is fitted to convergence."""
+        return self.trainable.startswith("converged head")
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether SGD trains anything."""
+        return self.trainable not in ("converged head", "nothing")
+
+    @property
     def choices(self) -> dict[str, Any]:
         """What decides the method's numbers: its fields without appearance and what is off."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _APPEARANCE}
@@ -82,10 +102,18 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "before": Method("before transfer", "#BBBBBB", "_", trainable="nothing"),
     "scratch": Method("from scratch", "#7F7F7F", "s", start="fresh"),
     "ft": Method("fine-tuning", "#E69F00", "o"),
     "ft-frozen": Method("fine-tuning, frozen statistics", "#D55E00", "h", statistics="frozen"),
-    "fixed": Method("fixed feature", "#CC79A7", "D", trainable="head", statistics="frozen"),
+    "fixed": Method(
+        "fixed feature",
+        "#CC79A7",
+        "D",
+        trainable="converged head",
+        statistics="frozen",
+        version=2,  # version 1 took steps of SGD, and was far from converged
+    ),
     "fixed-updated": Method(
         "fixed feature, updated statistics",
         "#8C4C73",
@@ -98,13 +126,18 @@ METHODS: dict[str, Method] = {
         "#F0C75E",
         "H",
         "Kumar et al. (2022)",
-        trainable="head, then all",
+        trainable="converged head, then all",
+        version=2,  # version 1 gave half of the epochs to a head that did not converge
     ),
     "mixup": Method(
         "mixup within the target", "#B8860B", "*", "Zhang et al. (2018)", blend="symmetric"
     ),
     "l2-sp": Method(
-        "fine-tuning, pulled to the backbone", "#A0522D", "p", "Li et al. (2018)", l2_sp=0.01
+        "fine-tuning, pulled to the backbone",
+        "#A0522D",
+        "p",
+        "Li et al. (2018)",
+        l2_sp=0.01,
     ),
     "wise-ft": Method(
         "average of backbone and fine-tuned",
@@ -112,6 +145,7 @@ METHODS: dict[str, Method] = {
         "8",
         "Wortsman et al. (2022)",
         backbone_share=0.5,
+        version=2,  # version 1 averaged BatchNorm's statistics too
     ),
     "counter": Method(
         "fine-tuning with counter-examples",
@@ -128,6 +162,14 @@ METHODS: dict[str, Method] = {
         "the paper, section 2.3",
         blend="mixup",
         schedule="grid",
+    ),
+    "ut-frozen": Method(
+        "uncoupled transfer, frozen statistics",
+        "#003F6B",
+        "$\\boxtimes$",
+        blend="mixup",
+        schedule="grid",
+        statistics="frozen",
     ),
     "ut-mixture": Method(
         "uncoupled transfer, mixture",
@@ -196,6 +238,7 @@ METHODS: dict[str, Method] = {
         "Gao & Chaudhari (2020)",
         blend="mixture",
         schedule="iso",
+        held_out=0.2,
     ),
 }
 
@@ -223,7 +266,12 @@ class Setup:
         coupled: for an iterated coupling.
         knowledge: for a method that must know where the shortcut is.
         partitions: at how many checkpoints predictions are compared, by `PairLength` on random
-            pairs, found afterwards in `Plan.lengths`; None for not at all.
+            pairs, found afterwards in `Plan.lengths`; None for not at all. On the target alone
+            `PathLength` is then measured too, at every step.
+        backbone_share: of a method that averages with the backbone, 0 ... 1; None for its own.
+
+    Raises:
+        ValueError: for a share out of range.
     """
 
     sgd: Sgd = Sgd()
@@ -232,6 +280,15 @@ class Setup:
     coupled: Coupled = Coupled()
     knowledge: Knowledge | None = None
     partitions: int | None = None
+    backbone_share: float | None = None
+
+    def __post_init__(self) -> None:
+        share = self.backbone_share
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(
+                "backbone_share must lie between 0 (the fine-tuned weights) and 1 (the backbone); "
+                f"got {share!r}"
+            )
 
 
 @dataclass
@@ -254,9 +311,17 @@ class Plan:
     def lengths(self) -> PairLength | None:
         """The information lengths that the training measured, if it was asked to."""
         callback = self.first.callback
+        if isinstance(callback, Lengths):
+            return callback.pairs
         if isinstance(callback, PairLength) and not self.iterations:
             return callback
         return None
+
+    @property
+    def path_length(self) -> float | None:
+        """The Riemannian length of the weights' path, if the training measured it."""
+        callback = self.first.callback
+        return callback.path.total if isinstance(callback, Lengths) else None
 
 
 def plan(
@@ -288,12 +353,10 @@ def plan(
     net = _start(record, backbone, target, setup.width, seed)
     sgd = replace(setup.sgd, l2_sp=setup.sgd.l2_sp or record.l2_sp)
     taken = schedule(record.schedule, setup.taus, sgd.epochs)
-    path = _path(record, source, target, setup.knowledge)
+    path = _path(record, source, target, setup.knowledge, seed)
     callback = _callback(record, source, path, setup, seed)
     first = Replica(net, path, taken, seed, sgd, callback)
-    if record.trainable == "head" and net.frozen_statistics:
-        first = _probe(first, sgd.epochs)  # the body is a fixed function: its features once
-    elif record.trainable == "head":
+    if record.trainable == "head":
         net.body.requires_grad_(False)
     iterations: list[Iteration] = []
     stages = _stages(record, first, backbone, setup, iterations)
@@ -324,7 +387,18 @@ def train(
         ValueError, TrainingDiverged: what `fit` raises.
     """
     histories: dict[int, History] = {}
-    waiting = {k: next(p.stages) for k, p in enumerate(plans)}
+
+    def done(k: int, history: History) -> None:
+        histories[k] = history
+        if on_done:
+            on_done(k, history)
+
+    waiting: dict[int, Replica] = {}
+    for k, planned in enumerate(plans):
+        try:
+            waiting[k] = next(planned.stages)
+        except StopIteration as end:  # nothing was left to SGD
+            done(k, end.value)
     while waiting:
         keys = list(waiting)
         following: dict[int, Replica] = {}
@@ -342,9 +416,7 @@ def train(
                     return
             except StopIteration as end:
                 history = end.value
-            histories[k] = history
-            if on_done:
-                on_done(k, history)
+            done(k, history)
 
         fit([waiting[k] for k in keys], device=device, on_done=trained, label=label)
         waiting = dict(sorted(following.items()))
@@ -399,7 +471,6 @@ def _checked(method: str, backbone: Net | None, target: Task, setup: Setup) -> M
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     record = METHODS[method]
-    two_trainings = record.trainable == "head, then all"
     if record.start == "backbone" and backbone is None:
         raise ValueError(f"method {method!r} starts from a backbone; got None")
     if record.start == "backbone" and backbone is not None:
@@ -408,19 +479,14 @@ def _checked(method: str, backbone: Net | None, target: Task, setup: Setup) -> M
         raise ValueError(
             f"method {method!r} must know where the shortcut is; pass knowledge=Knowledge(...)"
         )
-    if setup.partitions is not None and two_trainings:
+    if setup.partitions is not None and not record.takes_steps:
         raise ValueError(
-            f"method {method!r} is two trainings, whose predictions make no one path; "
+            f"method {method!r} takes no steps of SGD, along which a length could be measured; "
             "leave partitions out"
         )
     if (setup.partitions is not None or record.coupling == "iterated") and target.is_regression:
         raise ValueError(
             f"information lengths are of class probabilities; task {target.name!r} is a regression"
-        )
-    if two_trainings and setup.sgd.epochs < 2:
-        raise ValueError(
-            f"method {method!r} splits its epochs between the head and all weights, so it needs "
-            f"2 or more; got {setup.sgd.epochs}"
         )
     if record.coupling == "iterated":
         setup.coupled.block_of(len(target.y_train))
@@ -457,27 +523,36 @@ def _start(
     return net
 
 
-def _path(record: Method, source: Task, target: Task, knowledge: Knowledge | None) -> Path:
+def _path(
+    record: Method, source: Task, target: Task, knowledge: Knowledge | None, seed: int
+) -> Path:
     if record.blend is None:
         return Path(target)
     if record.blend == "symmetric":
         return Path(target, target, blend="symmetric")
     other = knowledge.spread if knowledge is not None and record.decorrelated else None
-    return Path(target, source, blend=record.blend, fade=record.fade, other_source=other)
+    held = None
+    if record.held_out:
+        target, held = hold_out(target, record.held_out, seed)
+    return Path(
+        target, source, blend=record.blend, fade=record.fade, other_source=other, held_out=held
+    )
 
 
 def _callback(
     record: Method, source: Task, path: Path, setup: Setup, seed: int
-) -> PairLength | None:
-    """The callback that measures information lengths on random pairs, if it is asked for."""
+) -> PairLength | Lengths | None:
+    """The callback that measures lengths on random examples, if it is asked for."""
     if setup.partitions is None:
         return None
     check_partitions(setup.partitions, setup.sgd.epochs)
     rng = generator(seed, "watched")  # the name decides the numbers, so it stays
     pairs_source = rng.integers(0, len(source.y_train), _MEASURED_PAIRS)
     pairs_target = rng.integers(0, len(path), _MEASURED_PAIRS)
-    mixed = record.blend not in (None, "symmetric")
-    return PairLength(pairs_source if mixed else None, pairs_target, setup.partitions, seed)
+    if record.mixes:
+        return PairLength(pairs_source, pairs_target, setup.partitions, seed)
+    pairs = PairLength(None, pairs_target, setup.partitions, seed)
+    return Lengths(pairs, PathLength(pairs_target[:PATH_EXAMPLES]))
 
 
 def _stages(
@@ -488,15 +563,16 @@ def _stages(
     iterations: list[Iteration],
 ) -> Stages:
     """The trainings of a method, one after the other."""
-    if record.trainable == "head, then all":
-        return _probe_then_all(first)
-    if backbone is None:
-        return _once(first)
-    if record.backbone_share:
-        return _average(first, backbone, record.backbone_share)
-    if record.coupling == "features":
+    if not record.takes_steps:
+        return _without_steps(first, record.fits_head)
+    if record.fits_head:
+        return _head_then_all(first)
+    if backbone is not None and record.backbone_share:
+        share = setup.backbone_share
+        return _average(first, backbone, record.backbone_share if share is None else share)
+    if backbone is not None and record.coupling == "features":
         return transported(first, backbone)
-    if record.coupling == "iterated":
+    if backbone is not None and record.coupling == "iterated":
         return iterated(first, backbone, setup.coupled, iterations)
     return _once(first)
 
@@ -505,48 +581,27 @@ def _once(replica: Replica) -> Stages:
     return (yield replica)
 
 
-def _probe(replica: Replica, epochs: int) -> Replica:
-    """The training of the network's head on what its body makes of the target."""
-    net, task = replica.net, replica.path.target
-    seen = replace(
-        task,
-        x_train=predict_features(net, task.x_train),
-        x_val=predict_features(net, task.x_val),
-    )
-    probe = Net([torch.nn.Identity()], (0.0,), net.head)
-    sgd = replace(replica.sgd, epochs=epochs)
-    return Replica(probe, Path(seen), replica.schedule, replica.seed, sgd, replica.callback)
+def _without_steps(replica: Replica, fits_head: bool) -> Stages:
+    """Leave the network as it is, but for a head that is fitted: nothing is left to SGD."""
+    yield from ()
+    return converge_head(replica.net, replica.path.target) if fits_head else History()
 
 
-def _probe_then_all(replica: Replica) -> Stages:
-    half = replica.sgd.epochs // 2
-    head = yield _probe(replica, half)
-    replica.sgd = replace(replica.sgd, epochs=replica.sgd.epochs - half)
-    everything = yield replica
-    return _one_after_the_other(head, everything)
+def _head_then_all(replica: Replica) -> Stages:
+    converge_head(replica.net, replica.path.target)
+    return (yield replica)
 
 
 def _average(replica: Replica, backbone: Net, share: float) -> Stages:
-    """Train, then put the weights on the way back to the backbone: share 1 is the backbone."""
+    """Train, then put the weights on the way back to the backbone: share 1 is the backbone.
+
+    Averaged running statistics would fit neither network's features, so BatchNorm's are estimated
+    anew on the target's training images.
+    """
     history = yield replica
-    trained, start = replica.net.state_dict(), backbone.state_dict()
-    averaged = {
-        name: torch.lerp(value, start[name].to(value.device), share)
-        if value.is_floating_point()
-        else value
-        for name, value in trained.items()
-    }
-    replica.net.load_state_dict(averaged)
+    start = dict(backbone.named_parameters())
+    with torch.no_grad():
+        for name, p in replica.net.named_parameters():
+            p.lerp_(start[name].to(p.device), share)
+    estimate_statistics(replica.net, replica.path.target.x_train)
     return history
-
-
-def _one_after_the_other(first: History, second: History) -> History:
-    """The history of two trainings as one."""
-    moved = first.weight_length[-1]
-    joined = copy.deepcopy(first)
-    joined.diverged = second.diverged
-    joined.seconds += second.seconds
-    for name, values in second.series().items():
-        further = [moved + value for value in values] if name == "weight_length" else values
-        getattr(joined, name).extend(further)
-    return joined

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.optim.swa_utils import update_bn
 
 from rtl_utils.data import Task, as_float
 
@@ -22,20 +23,26 @@ class Network:
         channels: widths of the MLP's hidden layers, or channels of the CNN's four stages; none for
             the All-CNN layout.
         images: whether it takes images; else it takes tables.
+        batchnorm: whether each layer but the last is followed by BatchNorm. Without it a CNN starts
+            from He's weights, since PyTorch's default ones let the signal fade over ten layers.
         version: raised when what it computes changes, so that stored runs are not mistaken for new
             ones.
     """
 
     channels: tuple[int, ...]
     images: bool
+    batchnorm: bool = True
     version: int = 1
 
 
 NETWORKS = {
     # both perceptrons have 92,001 parameters; version 1 was trained in stacks
-    "plain": Network((100, 150, 200, 150, 75), images=False, version=2),
+    "plain": Network((100, 150, 200, 150, 75), images=False, batchnorm=False, version=2),
     "batchnorm": Network((100, 200, 200, 100, 50), images=False, version=2),
     "small": Network((16, 32, 64, 128), images=True),
+    "small-plain": Network((16, 32, 64, 128), images=True, batchnorm=False),
+    "wide": Network((32, 64, 128, 256), images=True),
+    "wide-plain": Network((32, 64, 128, 256), images=True, batchnorm=False),
     "paper": Network((), images=True),
 }
 
@@ -142,7 +149,7 @@ def mlp(width: str | Sequence[int] = "plain", inputs: int = 50, outputs: int = 1
     layers: list[nn.Module] = []
     for out in NETWORKS[width].channels:
         layers.append(nn.Linear(inputs, out))
-        if width == "batchnorm":
+        if NETWORKS[width].batchnorm:
             layers.append(nn.BatchNorm1d(out))
         layers.append(nn.ReLU())
         inputs = out
@@ -153,8 +160,9 @@ def convnet(width: str | Sequence[int] = "small", channels: int = 3, classes: in
     """Ten-layer CNN: nine 3 x 3 convolutions, each with BatchNorm and ReLU, and one linear layer.
 
     Args:
-        width: "small", or the channels of four stages: 2, 2, 2 and 3 convolutions, max-pooling
-            between the stages, dropout 0.1 after each pool. "paper": All-CNN, 96 96 96/2 192 192
+        width: "small", "wide", or the channels of four stages: 2, 2, 2 and 3 convolutions,
+            max-pooling between the stages, dropout 0.1 after each pool. "small-plain" and
+            "wide-plain" are the same without BatchNorm. "paper": All-CNN, 96 96 96/2 192 192
             192/2 192 192 192, dropout 0.2 on the input and 0.5 after each stride of 2.
         channels: of the input.
         classes: outputs.
@@ -178,11 +186,12 @@ def convnet(width: str | Sequence[int] = "small", channels: int = 3, classes: in
         plan = [[(a, 1)] * 2, [(b, 1)] * 2, [(c, 1)] * 2, [(d, 1)] * 3]
         dropout = (0.1, 0.1, 0.1, 0.0)
         pooled = 3
+    batchnorm = NETWORKS[width].batchnorm if isinstance(width, str) else True
     stages = []
     for k, layers in enumerate(plan):
         stage: list[nn.Module] = []
         for out, stride in layers:
-            stage += _convolution(channels, out, stride)
+            stage += _convolution(channels, out, stride, batchnorm)
             channels = out
         if k < pooled:
             stage.append(nn.MaxPool2d(2))
@@ -206,7 +215,12 @@ def stage_channels(width: str | Sequence[int]) -> tuple[int, ...]:
     return channels
 
 
-def _convolution(channels: int, out: int, stride: int) -> list[nn.Module]:
+def _convolution(channels: int, out: int, stride: int, batchnorm: bool) -> list[nn.Module]:
+    if not batchnorm:
+        plain = nn.Conv2d(channels, out, 3, stride, padding=1)
+        nn.init.kaiming_normal_(plain.weight, nonlinearity="relu")
+        nn.init.constant_(plain.get_parameter("bias"), 0)
+        return [plain, nn.ReLU(inplace=True)]
     # no bias: the BatchNorm that follows has one
     convolution = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
@@ -252,6 +266,23 @@ def predict_features(net: Net, x: Tensor, size: int = 250) -> Tensor:
     """(n, d) features, the body's output in evaluation mode; arguments as in `predict`."""
     net = folded(net)
     return torch.cat([net.features(_inputs(net, part)) for part in x.split(size)])
+
+
+def estimate_statistics(net: Net, x: Tensor, size: int = 250) -> None:
+    """Estimate BatchNorm's running statistics anew, as averages over these inputs.
+
+    Averaged weights need it: the average of two networks' statistics is not the statistics of
+    their average.
+
+    Args:
+        net: changed in place, and left in evaluation mode.
+        x: (n, ...) raw task inputs.
+        size: examples at a time.
+
+    Source: Izmailov et al. (2018), section 3.2.
+    """
+    update_bn([_inputs(net, part) for part in x.split(size)], net)
+    net.eval()
 
 
 def _inputs(net: Net, x: Tensor) -> Tensor:

@@ -101,6 +101,8 @@ class Path:
             images; above 0.
         other_source: the source's examples with another appearance, which takes over from the
             source's own with probability tau.
+        held_out: the target with held-out training examples as its validation data, on which an
+            adaptive schedule measures its loss (`data.hold_out`).
 
     Raises:
         ValueError: if source and target differ in input shape or outputs, if they are one task
@@ -115,6 +117,7 @@ class Path:
     alpha: float = 1.0
     fade: float = 1.0
     other_source: Task | None = None
+    held_out: Task | None = None
 
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:
@@ -143,6 +146,7 @@ class Path:
             target=self.target.to(device),
             source=self.source and self.source.to(device),
             other_source=self.other_source and self.other_source.to(device),
+            held_out=self.held_out and self.held_out.to(device),
         )
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ STREAMS = {
     "moved": "which partners show the other source, per epoch",
     "dropout": "dropout masks, per epoch",
     "subset": "training examples of a smaller task",
+    "held-out": "training examples that an adaptive schedule looks at",
     "blocks": "blocks of a coupling",
     "length": "weights of the blends on which lengths are measured",
     "watched": "pairs on which lengths are measured",

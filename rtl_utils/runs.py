@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
-from rtl_utils import couplings, lengths, probing, training
+from rtl_utils import couplings, heads, lengths, probing, training
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import (
     DATASETS,
@@ -61,6 +61,9 @@ class Run:
         source_sgd: how the backbone was trained; None for the same as this run.
         coupled: for an iterated coupling.
         partitions: as in `methods.Setup`, for the information lengths.
+        backbone_share: as in `methods.Setup`, of a method that averages with the backbone.
+        tested: the shortcut whose effect on the trained network is measured; None for the source's
+            own or, where the source is clean, the usual ball of the source's last class.
     """
 
     dataset: str
@@ -78,6 +81,8 @@ class Run:
     source_sgd: Sgd | None = None
     coupled: Coupled = Coupled()
     partitions: int | None = None
+    backbone_share: float | None = None
+    tested: Shortcut | None = None
 
     def __post_init__(self) -> None:
         for name in ("taus", "width"):  # a list has no hash
@@ -93,7 +98,13 @@ class Run:
     def setup(self) -> Setup:
         """How its transfer is trained."""
         return Setup(
-            self.sgd, self.taus, self.width, self.coupled, knowledge(self), self.partitions
+            self.sgd,
+            self.taus,
+            self.width,
+            self.coupled,
+            knowledge(self),
+            self.partitions,
+            self.backbone_share,
         )
 
     @property
@@ -104,9 +115,25 @@ class Run:
     @property
     def shortcut_label(self) -> int | None:
         """Label of the source class that carries the shortcut; None for a clean source."""
-        if self.source_shortcut is None or self.source_shortcut.classes is None:
+        return self._label(self.source_shortcut)
+
+    @property
+    def test(self) -> tuple[Shortcut, int] | None:
+        """The shortcut whose effect is measured, and the label of its class in the source.
+
+        A clean source has one too: what the network does there is the reference for what a biased
+        source adds. None for a regression, and for a shortcut that belongs to no class.
+        """
+        names = class_names(self.dataset, self.source)
+        usual = Shortcut(classes=names[-1:]) if names else None
+        shortcut = self.tested or self.source_shortcut or usual
+        label = self._label(shortcut)
+        return None if shortcut is None or label is None else (shortcut, label)
+
+    def _label(self, shortcut: Shortcut | None) -> int | None:
+        if shortcut is None or shortcut.classes is None:
             return None
-        return class_names(self.dataset, self.source).index(self.source_shortcut.classes[0])
+        return class_names(self.dataset, self.source).index(shortcut.classes[0])
 
     def backbone(self) -> "Run":
         """The run that trains this run's backbone: the same source, seed and settings."""
@@ -121,6 +148,7 @@ class Run:
             width=self.width,
             taus=(1.0,),
             sgd=self.source_sgd or self.sgd,
+            tested=self.tested,
         )
 
     def columns(self) -> dict[str, Any]:
@@ -128,7 +156,7 @@ class Run:
         flat = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("sgd", "source_sgd", "coupled"):
             del flat[name]
-        for name in ("source_shortcut", "target_shortcut"):
+        for name in ("source_shortcut", "target_shortcut", "tested"):
             flat[name] = None if flat[name] is None else str(flat[name])
         flat["width"] = self.width if isinstance(self.width, str) else _spaced(self.width)
         flat["taus"] = _spaced(self.taus)
@@ -150,6 +178,7 @@ class Run:
 _NESTED: dict[str, type] = {
     "source_shortcut": Shortcut,
     "target_shortcut": Shortcut,
+    "tested": Shortcut,
     "sgd": Sgd,
     "source_sgd": Sgd,
     "coupled": Coupled,
@@ -176,14 +205,18 @@ def reads(run: Run) -> dict[str, Any]:
         "training": training.VERSION,
         "probing": probing.VERSION,
     }
+    pulled = run.sgd.l2_sp or (run.method != BACKBONE and METHODS[run.method].l2_sp)
+    if pulled:
+        versions["pull"] = training.PULL_VERSION
     if run.method == BACKBONE:
         what |= {"method": BACKBONE, "task": run.source, "shortcut": _shortcut(run.source_shortcut)}
         versions["schedule"] = SCHEDULES["constant"].version
     else:
         what |= _transfer_reads(run, METHODS[run.method], versions)
-    if run.source_shortcut is not None and run.shortcut_label is not None:
-        everywhere = replace(run.source_shortcut, classes=None, probability=1.0)
-        what["measured"] = [_shortcut(everywhere), run.shortcut_label]
+    if run.test is not None:
+        shortcut, label = run.test
+        everywhere = replace(shortcut, classes=None, probability=1.0)
+        what["measured"] = [_shortcut(everywhere), label]
     raised = {name: version for name, version in versions.items() if version > 1}
     what["versions"] = raised or None
     return {name: value for name, value in what.items() if value is not None}
@@ -266,7 +299,12 @@ def check_fields(run: Run) -> None:
         pairs = ", ".join(f"{a!r} to {b!r}" for a, b in dataset.pairs)
         raise ValueError(f"{run.dataset} is transferred from {pairs} only; got {pair}")
     _network_version(run.width)
-    for end, shortcut in ((run.source, run.source_shortcut), (run.target, run.target_shortcut)):
+    planted = (
+        (run.source, run.source_shortcut),
+        (run.target, run.target_shortcut),
+        (run.source, run.tested),
+    )
+    for end, shortcut in planted:
         known = class_names(run.dataset, end) if end is not None else ()
         for name in (shortcut.classes if shortcut is not None else None) or ():
             if name not in known:
@@ -303,9 +341,15 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
         "n_train": run.n_train,
         "taus": [float(tau) for tau in run.taus] if schedule.reads_taus else None,
     }
+    if method.fits_head:
+        versions["heads"] = heads.VERSION
+    if not method.takes_steps:
+        what["sgd"] = None
+    if method.backbone_share and run.backbone_share is not None:
+        what["method"] |= {"backbone_share": float(run.backbone_share)}
     if method.start == "backbone":
         what["backbone"] = reads(run.backbone())
-    elif method.blend not in (None, "symmetric"):  # no backbone, but a path from the source
+    elif method.mixes:  # no backbone, but a path from the source
         what["source"] = [run.source, _shortcut(run.source_shortcut)]
     if method.blend is not None:  # partners are drawn, by the product coupling or another
         versions["blend"] = BLENDS[method.blend].version
@@ -315,6 +359,8 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
         what["coupled"] = _on(run.coupled)
     elif run.partitions is not None:
         what["partitions"] = [run.partitions, run.source]
+        if not method.mixes:
+            versions["path_length"] = lengths.PATH_VERSION
     if iterated or run.partitions is not None:
         versions["lengths"] = lengths.VERSION
     return what

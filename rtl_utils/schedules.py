@@ -1,8 +1,8 @@
 """Schedules of tau: which task of the path is trained on in which epoch."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Protocol
 
 
@@ -11,15 +11,16 @@ class Progress(Protocol):
 
     tau: list[float]
     source_loss: list[float]
-    val_loss: list[float]
-    start_loss: tuple[float, float] | None
+    target_loss: list[float]
+    start_loss: float | None
 
 
 class Schedule(Protocol):
     """What `fit` asks before each epoch.
 
-    An adaptive schedule reads the source's validation loss, which `fit` then measures. `version` is
-    raised when its values change, so that stored runs are not mistaken for new ones.
+    An adaptive schedule reads the losses on the source and on held-out examples of the target,
+    which `fit` then measures. `version` is raised when its values change, so that stored runs are
+    not mistaken for new ones.
     """
 
     adaptive: ClassVar[bool]
@@ -76,40 +77,40 @@ class Even:
 class IsoClassification:
     """Holds the classification loss level on the mixture path.
 
-    C(tau) = (1 - tau) C_s + tau C_t <= tolerance C_0,      tau in {0, 1 / steps, ..., 1}
+    C(tau) = (1 - tau) C_s + tau C_t <= tolerance C_0,      tau in {1 / K, 2 / K, ..., 1}
 
-    C_s, C_t: validation losses on source and target, so C is the loss on p_tau; C_0: C_s before the
-    transfer. After each epoch tau advances to the largest value for which this holds, and else
-    stays. So that the budget of epochs is kept and tau reaches 1, waiting is capped: in epoch e of
-    E, tau is at least 2 e / (E - 1) - 1, which forces nothing in the first half and reaches 1 in
-    the last epoch.
+    C_s: loss on the source's validation data; C_t: loss on training examples of the target that
+    are held out, so that the images on which the run is scored decide nothing; so C is the loss on
+    p_tau. C_0: C_s before the transfer. Training begins at 1 / K and moves to the next value once
+    C is at most tolerance C_0 at the present one. So that the budget of epochs is kept and tau
+    reaches 1, it moves on in any case after epochs / K epochs at one value.
 
     The full theory follows a thermodynamic surface: a variational autoencoder's rate and distortion
     stand beside the classification loss, and their Lagrange multipliers move with tau so that the
     loss stays level. A classifier has no rate or distortion; what is left is the controller of
-    tau. Theirs is steered by the test loss, here by validation data.
+    tau. Theirs takes 25 steps, is steered by the test loss and has no cap.
 
     Args:
-        steps: of the path, 1 or more.
-        tolerance: of the loss, as a multiple of C_0, 1 or more.
+        steps: K, 1 or more; with few epochs there are fewer, so that each gets two epochs.
+        tolerance: of the loss, as a multiple of C_0; above 0.
 
     Raises:
-        ValueError: for fewer steps, or a tolerance under which tau could not leave the source.
+        ValueError: for a value out of range.
 
     Source: after Gao & Chaudhari (2020).
     """
 
-    steps: int = 25
+    steps: int = 10
     tolerance: float = 1.0
     adaptive: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # version 1 waited at tau = 0 for what could not happen
 
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps < 1:
             raise ValueError(f"steps must be a whole number, 1 or more; got {self.steps!r}")
-        if not self.tolerance >= 1:
+        if not self.tolerance > 0:
             raise ValueError(
-                "tolerance must be 1 or more, as a multiple of the source's loss; "
+                "tolerance must be above 0, as a multiple of the source's loss; "
                 f"got {self.tolerance!r}"
             )
 
@@ -117,20 +118,29 @@ class IsoClassification:
         """Value of tau in an epoch, 0 <= epoch < epochs, from the losses of the epochs before."""
         if history is None or history.start_loss is None:
             raise ValueError("iso-classification needs the losses before the transfer")
-        step = 0
-        source, target = history.start_loss
-        if history.tau:
-            step = round(history.tau[-1] * self.steps)
-            source = history.source_loss[-1]
-            target = history.val_loss[-1]
-        level = self.tolerance * history.start_loss[0]
-        within = [
-            k
-            for k in range(step, self.steps + 1)
-            if source + k / self.steps * (target - source) <= level
-        ]
-        floor = 2 * epoch / (epochs - 1) - 1 if epochs > 1 else 1.0
-        return max(step, *within, math.ceil(floor * self.steps - 1e-9)) / self.steps
+        steps = self._steps(epochs)
+        if not history.tau:
+            return 1 / steps
+        now = history.tau[-1]
+        waited = history.tau.count(now)
+        if self._level(history, len(history.tau) - 1) or waited >= epochs // steps:
+            return min(round(now * steps) + 1, steps) / steps
+        return now
+
+    def capped_share(self, history: Progress) -> float:
+        """Share of the moves of tau that the cap forced, the loss being above its level; 0 to 1."""
+        moves = [k for k, (a, b) in enumerate(pairwise(history.tau)) if b > a]
+        forced = sum(not self._level(history, k) for k in moves)
+        return forced / len(moves) if moves else 0.0
+
+    def _steps(self, epochs: int) -> int:
+        return max(1, min(self.steps, epochs // 2))
+
+    def _level(self, history: Progress, epoch: int) -> bool:
+        """Whether the loss on p_tau was at most its level after an epoch."""
+        tau = history.tau[epoch]
+        loss = (1 - tau) * history.source_loss[epoch] + tau * history.target_loss[epoch]
+        return history.start_loss is not None and loss <= self.tolerance * history.start_loss
 
 
 @dataclass(frozen=True)

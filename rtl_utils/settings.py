@@ -21,7 +21,7 @@ from rtl_utils.paths import Path
 from rtl_utils.runs import Run, class_names
 from rtl_utils.schedules import CONSTANT, check_taus
 from rtl_utils.store import Store
-from rtl_utils.training import Replica, Sgd, check_device
+from rtl_utils.training import Replica, Sgd, check_device, epochs_of
 
 _MOST_CHANNELS = 1_024
 _MOST_PAIRS = 100
@@ -100,6 +100,13 @@ def _rate(value: Any) -> float:
     if not rate >= _LEAST_RATE:
         raise _Refused
     return rate
+
+
+def _share(value: Any) -> float:
+    share = _number(value)
+    if not 0 <= share <= 1:
+        raise _Refused
+    return share
 
 
 def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -186,6 +193,13 @@ PARAMETERS: dict[str, Parameter] = {
             needed=True,
         ),
         Parameter("epochs", "of a transfer; None: the data set's", _WHOLE, _optional(_whole)),
+        Parameter(
+            "steps",
+            "of SGD of a transfer, in place of epochs, so that few and many images are compared at "
+            "equal steps; None: as many as its epochs take",
+            _WHOLE,
+            _optional(_whole),
+        ),
         Parameter("source_epochs", "of a backbone; None: likewise", _WHOLE, _optional(_whole)),
         Parameter(
             "taus",
@@ -210,6 +224,12 @@ PARAMETERS: dict[str, Parameter] = {
             "None (all), a whole number of images per class, or a list of them",
             _sizes,
             default=None,
+        ),
+        Parameter(
+            "backbone_share",
+            "of the average of backbone and fine-tuned weights; None: the method's own",
+            "None, or a number between 0 (the fine-tuned weights) and 1 (the backbone)",
+            _optional(_share),
         ),
         Parameter("points", "explained points", _WHOLE, _whole, default=100),
         Parameter("iterations", "of a coupling", _WHOLE, _whole, default=4),
@@ -250,6 +270,8 @@ class Settings:
         ball_class: source class that carries the shortcut; None for the last one.
         points: explained points.
         methods: rows of the table of methods.
+        steps: of a transfer, in place of the epochs of `sgd`; None for these.
+        backbone_share: of a method that averages with the backbone; None for its own.
         coupled: how a coupling is iterated.
         store: where runs are looked for and kept; None while the settings are being checked.
     """
@@ -267,6 +289,8 @@ class Settings:
     points: int
     methods: tuple[str, ...]
     coupled: Coupled
+    steps: int | None = None
+    backbone_share: float | None = None
     store: Store | None = None
 
     @property
@@ -285,6 +309,18 @@ class Settings:
         name = self.ball_class or class_names(self.dataset, source)[-1]
         return Shortcut(classes=(name,))
 
+    def sgd_at(self, target: str, n_train: int | None = None) -> Sgd:
+        """How a transfer is trained: with as many epochs as come nearest to `steps`, if it is set.
+
+        Args:
+            target: of the transfer.
+            n_train: its training examples per class; None for all.
+        """
+        if self.steps is None:
+            return self.sgd
+        examples = len(load(self.dataset, target, self.seeds[0], n_train).y_train)
+        return replace(self.sgd, epochs=epochs_of(self.steps, examples, self.sgd.batch_size))
+
     def runs(self, *methods: str, biased: bool = False, **changes: Any) -> list[Run]:
         """One run for every pair, method and seed.
 
@@ -296,10 +332,12 @@ class Settings:
         training = {
             "width": self.width,
             "taus": self.taus,
-            "sgd": self.sgd,
             "source_sgd": self.source_sgd,
             "coupled": self.coupled,
+            "backbone_share": self.backbone_share,
         }
+        n_train = changes.get("n_train")
+        sgds = {target: self.sgd_at(target, n_train) for _, target in self.pairs}
         return [
             Run(
                 self.dataset,
@@ -308,12 +346,16 @@ class Settings:
                 method,
                 seed,
                 source_shortcut=self.shortcut(source) if biased else None,
-                **(training | changes),
+                **({"sgd": sgds[target], "tested": self._tested(source)} | training | changes),
             )
             for source, target in self.pairs
             for method in methods
             for seed in self.seeds
         ]
+
+    def _tested(self, source: str) -> Shortcut | None:
+        """The ball that is tested, also where the source is clean; None for the usual one."""
+        return None if self.ball_class is None else self.shortcut(source)
 
     def run(self, runs: Sequence[Run], keep_diverged: bool = False) -> pd.DataFrame:
         """Tidy rows of the runs; see `experiments.run`."""
@@ -380,6 +422,8 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
         points=value["points"],
         methods=value["methods"],
         coupled=Coupled(value["iterations"], value["block"], value["blocks"], partitions),
+        steps=value["steps"],
+        backbone_share=value["backbone_share"],
     )
 
 
@@ -506,8 +550,11 @@ def _check_known(given: Mapping[str, Any]) -> None:
 def _try_out(settings: Settings) -> None:
     """Validate the settings on the real data: raise here what training would raise later."""
     check_device(settings.device)
-    check_taus(settings.taus, settings.sgd.epochs)
-    check_partitions(settings.coupled.partitions, settings.sgd.epochs)
+    for _, target in settings.pairs:
+        for size in settings.n_train:
+            epochs = settings.sgd_at(target, size).epochs
+            check_taus(settings.taus, epochs)
+            check_partitions(settings.coupled.partitions, epochs)
     for source, target in settings.pairs:
         task = load(settings.dataset, source, settings.seeds[0])
         net = build(task, settings.width, seed=0)

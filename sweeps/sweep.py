@@ -21,12 +21,15 @@ from rtl_utils.methods import METHODS
 from rtl_utils.migration import migrate
 from rtl_utils.runs import class_names
 from rtl_utils.store import Store
-from rtl_utils.training import Sgd
+from rtl_utils.training import Sgd, epochs_of
 
 DIGITS = ("digits-0-4", "digits-5-9")
 BASICS = ("scratch", "ft", "fixed", "ut")
+FROZEN = ("ft", "ut", "ft-frozen", "ut-frozen")
 TEN = Sgd(epochs=10)
 TWENTY = Sgd(epochs=20)
+STEPS = 800  # of 20 epochs of all the digits' images: few images are trained as long, too
+RATES = (0.001, 0.003, 0.01, 0.03)
 
 
 class Sweep(NamedTuple):
@@ -42,31 +45,88 @@ class Sweep(NamedTuple):
 
 
 def digits(seed: int) -> list[Run]:
-    """The runs of notebooks 03 to 05 on the digits; the last condition alone from seed 10 on."""
+    """The runs of notebooks 03 to 05 on the digits; from seed 10 on without the last two kinds.
+
+    The ball at test time, after a biased and after a clean source, with few images for the same
+    epochs and for the same steps as with all.
+    """
     at_test = [
-        _digits(method, seed, shortcut=True, n_train=n_train)
-        for n_train in (20, None)
-        for method in (*BASICS, "ut-mixture")
+        _digits(method, seed, shortcut, n_train=n_train, sgd=sgd)
+        for shortcut in (True, False)
+        for n_train, sgd in ((20, TWENTY), (20, _equal_steps(20)), (None, TWENTY))
+        for method in ("before", *BASICS, "ut-mixture")
     ]
-    if seed >= 10:
-        return at_test
     marked: dict[str, Any] = {"target_shortcut": Shortcut()}
-    clean = [_digits(method, seed) for method in BASICS]
+    before = [_digits("before", seed, shortcut=True, **marked)]
+    if seed >= 10:
+        return at_test + before
     everywhere = [_digits(method, seed, shortcut=True, **marked) for method in BASICS]
     controls = [
         _digits("ft", seed, **marked),
         _digits("ft", seed, shortcut=True, sgd=replace(TWENTY, lr=0.001), **marked),
         _digits("ft", seed, shortcut=True, sgd=replace(TWENTY, epochs=4), **marked),
     ]
-    return at_test + clean + everywhere + controls
+    return at_test + before + everywhere + controls
 
 
 def digits_methods(seed: int) -> list[Run]:
-    """Every method in the shortcut test: a biased source, a clean target."""
+    """Every method in the shortcut test: a biased and a clean source, a clean target."""
     return [
-        _digits(method, seed, shortcut=True, n_train=n_train, coupled=Coupled(partitions=5))
-        for n_train in (50, None)
-        for method in METHODS
+        _digits(method, seed, shortcut, n_train=n_train, sgd=sgd, coupled=Coupled(partitions=5))
+        for shortcut in (True, False)
+        for n_train, sgd in ((50, TWENTY), (50, _equal_steps(50)), (None, TWENTY))
+        for method, record in METHODS.items()
+        if shortcut or not record.needs_knowledge
+    ]
+
+
+def digits_frozen(seed: int) -> list[Run]:
+    """Fine-tuning and uncoupled transfer with moving and with frozen BatchNorm statistics."""
+    return [
+        _digits(method, seed, shortcut, n_train=n_train, sgd=replace(TWENTY, lr=lr), **marked)
+        for n_train, lr in ((50, 0.01), (None, 0.01), (None, 0.001))
+        for shortcut, marked in _conditions()
+        for method in FROZEN
+    ]
+
+
+def digits_map(seed: int) -> list[Run]:
+    """Where does either stick: learning rate x BatchNorm's state x momentum x width."""
+    return [
+        _digits(
+            method,
+            seed,
+            shortcut,
+            width=name,
+            sgd=replace(TWENTY, lr=lr, momentum=momentum),
+            **marked,
+        )
+        for width, momentum in (("small", 0.9), ("small", 0.0), ("wide", 0.9))
+        for shortcut, marked in _conditions()
+        for lr in RATES
+        for name, methods in ((width, FROZEN), (f"{width}-plain", FROZEN[:2]))
+        for method in methods
+    ]
+
+
+def cifar_map(seed: int) -> list[Run]:
+    """The same on the paper's pair whose fine-tuning stuck, as far as the hours allow."""
+    return [
+        Run(
+            "cifar100",
+            "carnivores",
+            "flowers",
+            method,
+            seed,
+            source_shortcut=_ball_on_last("carnivores"),
+            target_shortcut=Shortcut(),
+            width=width,
+            sgd=replace(TWENTY, lr=lr),
+            source_sgd=TWENTY,
+        )
+        for lr in (0.001, 0.01, 0.03)
+        for width, methods in (("small", FROZEN), ("small-plain", FROZEN[:2]))
+        for method in methods
     ]
 
 
@@ -76,20 +136,38 @@ def cifar_methods(seed: int) -> list[Run]:
     few = Coupled(iterations=2, partitions=5)
     many = Coupled(iterations=2, blocks=20, partitions=5)
     return [
-        *_cifar(pair, seed, shortcut=True, n_train=50, sgd=TWENTY, coupled=few),
-        *_cifar(pair, seed, shortcut=True, n_train=None, sgd=TEN, coupled=many),
+        run
+        for shortcut in (True, False)
+        for run in (
+            *_cifar(pair, seed, shortcut, n_train=50, sgd=TWENTY, coupled=few),
+            *_cifar(pair, seed, shortcut, n_train=None, sgd=TEN, coupled=many),
+        )
     ]
 
 
 def cifar_pairs(seed: int) -> list[Run]:
     """Every method on the paper's three pairs, from a clean and from a biased source."""
     coupled = Coupled(iterations=2, partitions=5)
-    return [
+    tested = [
         run
         for pair in paper.TABLES
         for shortcut in (False, True)
         for run in _cifar(pair, seed, shortcut, n_train=50, sgd=TWENTY, coupled=coupled)
     ]
+    before = [
+        Run(
+            "cifar100",
+            *pair,
+            "before",
+            seed,
+            source_shortcut=_ball_on_last(pair[0]),
+            target_shortcut=Shortcut(),
+            sgd=TWENTY,
+            source_sgd=TWENTY,
+        )
+        for pair in paper.TABLES
+    ]
+    return tested + before
 
 
 def distance_runs(seed: int) -> list[Run]:
@@ -105,6 +183,9 @@ def coupled_distance_runs(seed: int) -> list[Run]:
 SWEEPS = {
     "digits": Sweep(digits, 20),
     "digits-methods": Sweep(digits_methods, 10),
+    "digits-frozen": Sweep(digits_frozen, 20),
+    "digits-map": Sweep(digits_map, 3),
+    "cifar-map": Sweep(cifar_map, 1),
     "cifar-methods": Sweep(cifar_methods, 3),
     "cifar-pairs": Sweep(cifar_pairs, 1),
     "distances": Sweep(distance_runs, 3),
@@ -182,6 +263,23 @@ def _digits(method: str, seed: int, shortcut: bool = False, **fields: Any) -> Ru
     return Run("digits", *DIGITS, method, seed, **(usual | fields))
 
 
+def _equal_steps(n_train: int) -> Sgd:
+    """Of as many steps with n_train images per class as with all."""
+    classes = 5
+    return replace(TWENTY, epochs=epochs_of(STEPS, classes * n_train, TWENTY.batch_size))
+
+
+def _conditions() -> list[tuple[bool, dict[str, Any]]]:
+    """Whether the source has the shortcut, and what the target has; the paper's condition first."""
+    marked = {"target_shortcut": Shortcut()}
+    return [(True, marked), (True, {}), (False, marked)]
+
+
+def _ball_on_last(source: str) -> Shortcut:
+    """The ball on the last class of a superclass, as in the paper."""
+    return Shortcut(classes=class_names("cifar100", source)[-1:])
+
+
 def _cifar(
     pair: tuple[str, str],
     seed: int,
@@ -191,14 +289,13 @@ def _cifar(
     coupled: Coupled,
 ) -> list[Run]:
     """Every method on a pair of CIFAR-100; `shortcut`: whether the source's last class has it."""
-    last = class_names("cifar100", pair[0])[-1]
     return [
         Run(
             "cifar100",
             *pair,
             method,
             seed,
-            source_shortcut=Shortcut(classes=(last,)) if shortcut else None,
+            source_shortcut=_ball_on_last(pair[0]) if shortcut else None,
             n_train=n_train,
             sgd=sgd,
             source_sgd=TWENTY,

@@ -11,7 +11,7 @@ from sklearn.metrics.pairwise import cosine_distances
 
 from rtl_utils import coupled
 from rtl_utils.coupled import Coupled, feature_cost, iterated, transported
-from rtl_utils.couplings import Coupling, joined, proximal
+from rtl_utils.couplings import Coupling, joined, proximal, proximal_quadratic
 from rtl_utils.data import as_float
 from rtl_utils.models import build, predict_features
 from rtl_utils.paths import Path
@@ -147,16 +147,19 @@ def test_one_block_has_no_standard_error(replica, backbone):
         assert iteration.distance > 0
 
 
-def test_coupling_moves_towards_the_cheap_pairs_in_measured_blocks_alone(replica, backbone):
+@pytest.mark.parametrize(("quadratic", "step"), [(False, proximal), (True, proximal_quadratic)])
+def test_coupling_moves_towards_the_cheap_pairs_in_measured_blocks_alone(
+    replica, backbone, quadratic, step
+):
     cost = np.random.default_rng(2).random((30, 20))
-    _, iterations = driven(replica(), backbone, cost=cost)
+    _, iterations = driven(replica(), backbone, replace(SMALL, quadratic=quadratic), cost)
     for before, after, weight in zip(iterations[:-1], iterations[1:], (0.05, 0.25), strict=True):
         for k, (old, new) in enumerate(zip(before.blocks, after.blocks, strict=True)):
             inside = cost[np.ix_(old.source, old.target)]
             if k < 2:
                 assert (new.mass * inside).sum() < (old.mass * inside).sum()
                 # fivefold the weight each time
-                np.testing.assert_allclose(new.mass, proximal(old, inside, weight).mass)
+                np.testing.assert_allclose(new.mass, step(old, inside, weight).mass)
             else:
                 assert np.array_equal(new.mass, old.mass)
         matrix = joined(after.blocks, (30, 20)).matrix.toarray()
@@ -181,6 +184,28 @@ def test_every_pair_is_measured_until_the_last_iteration_which_drops_a_thousandt
     matrix = seen[2].coupling.matrix.toarray()
     held = sum(matrix[pair] for pair in seen[2].pairs) / sum(matrix[pair] for pair in every)
     assert 0.999 <= held < 1 - 1e-9
+
+
+def test_pair_that_a_quadratic_step_emptied_is_measured_and_gains_mass_again(replica, backbone):
+    settings = replace(SMALL, quadratic=True)
+    planned, iterations = replica(), []
+    stages = iterated(planned, backbone, settings, iterations)
+    first, costs = np.random.default_rng(5).random((30, 20)), []
+    training = next(stages)
+    for cost in (first, 1 - first):  # what was dear is cheap next time
+        lengths = training.callback
+        costs.append(len(lengths.source))
+        lengths.total = torch.tensor(cost[lengths.source, lengths.target] * settings.partitions)
+        training = stages.send(History(tau=[1.0]))
+    assert costs[0] == costs[1] == sum(b.mass.size for b in iterations[0].blocks[:2])
+    emptied = [b.mass < 1e-6 * b.mass.mean() for b in iterations[1].blocks[:2]]
+    matrix = training.path.coupling.matrix.toarray()
+    gained = [
+        matrix[np.ix_(b.source, b.target)][empty] > 0.1 * b.mass.mean()
+        for b, empty in zip(iterations[1].blocks[:2], emptied, strict=True)
+    ]
+    assert all(empty.any() for empty in emptied)
+    assert all(gain.any() for gain in gained)
 
 
 @pytest.mark.parametrize("smoothing", [1e-3, 1e-6])
@@ -233,6 +258,7 @@ def test_blocks_left_open_are_the_largest_that_divide(n_target, block):
         ({"smoothing": -0.1}, "smoothing must be above 0; got -0.1"),
         ({"smoothing": math.nan}, "smoothing must be above 0; got nan"),
         ({"partitions": 0}, "partitions .*got 0"),
+        ({"quadratic": "false"}, "quadratic must be True or False; got 'false'"),
     ],
     ids=str,
 )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import LinearConstraint, linear_sum_assignment, linprog, minimize
 from scipy.sparse import csc_array
 
 from rtl_utils.couplings import (
@@ -12,6 +12,7 @@ from rtl_utils.couplings import (
     cosine_cost,
     joined,
     proximal,
+    proximal_quadratic,
     transport,
 )
 
@@ -254,6 +255,102 @@ def test_pairs_gain_mass_where_they_are_cheap():
     # for symmetric 2 x 2 the mass on the diagonal is 1 / (1 + exp(-difference / weight))
     moved = proximal(even, np.array([[0.0, 0.3], [0.3, 0.0]]), weight=0.1).mass
     assert moved[0, 0] + moved[1, 1] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-9)
+
+
+# --- quadratic proximal steps ---
+
+
+def marginal_rows(a, b):
+    """(a + b, a b): what a mass matrix, row by row, must be multiplied by to give its marginals."""
+    return np.vstack([np.kron(np.eye(a), np.ones(b)), np.kron(np.ones(a), np.eye(b))])
+
+
+def quadratic(mass, block, cost, weight):
+    """The objective, and its (a, b) gradient, at a block's masses."""
+    whole = block.mass.sum()
+    moved = (mass - block.mass) / whole
+    value = spent(mass, cost) / whole + weight / 2 * (moved**2).sum()
+    return float(value), cost + weight * moved
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.5, 5.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_quadratic_step_is_what_a_general_solver_finds(seed, weight):
+    block, cost = random_block(seed, 4, 3)
+    whole = block.mass.sum()
+
+    def objective(part):
+        value, gradient = quadratic(part.reshape(4, 3) * whole, block, cost, weight)
+        return value, gradient.ravel()
+
+    rows, held = marginal_rows(4, 3)[:-1], np.concatenate(block.marginals)[:-1] / whole
+    found = minimize(
+        objective,
+        block.mass.ravel() / whole,
+        jac=True,
+        bounds=[(0, None)] * 12,
+        constraints=LinearConstraint(rows, held, held),
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
+    assert found.success
+    moved = proximal_quadratic(block, cost, weight).mass / whole
+    np.testing.assert_allclose(moved.ravel(), found.x, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1e-3, 0.05, 0.25, 1.25, 6.25, 500.0])
+@pytest.mark.parametrize("smoothing", [1e-3, 0.3])
+def test_quadratic_step_keeps_its_marginals_and_is_nearly_the_best(weight, smoothing):
+    """On blocks as large as they come, one of which has a source that is shared with another."""
+    blocks = block_transport(random_cost(1, 40, 50), 25, 0, smoothing)
+    for block in blocks:
+        cost = random_cost(2, *block.mass.shape) * 0.3
+        moved = proximal_quadratic(block, cost, weight)
+        assert moved.mass.min() >= 0
+        for before, after in zip(block.marginals, moved.marginals, strict=True):
+            np.testing.assert_allclose(after, before, atol=1e-12)
+        value, gradient = quadratic(moved.mass, block, cost, weight)
+        # convex, so no plan is better than this one by more than the linear part promises
+        whole = block.mass.sum()
+        best = linprog(
+            gradient.ravel(),
+            A_eq=marginal_rows(*cost.shape),
+            b_eq=np.concatenate(block.marginals) / whole,
+        )
+        gap = spent(moved.mass / whole, gradient) - best.fun
+        stayed = quadratic(block.mass, block, cost, weight)[0]
+        assert gap <= 1e-5
+        assert value <= stayed + 1e-9
+
+
+def test_quadratic_step_by_hand():
+    even = Block(np.arange(2), np.arange(2), np.full((2, 2), 0.25))
+    cost = np.array([[0.0, 0.3], [0.3, 0.0]])
+    # a shift of s to the diagonal saves 2 * 0.3 s and costs weight / 2 * 4 s^2
+    for weight, shift in ((1.0, 0.15), (3.0, 0.05), (0.1, 0.25)):
+        moved = proximal_quadratic(even, cost, weight).mass
+        assert moved[0, 0] == pytest.approx(0.25 + shift, abs=1e-7)
+
+
+def test_quadratic_step_of_a_weight_that_is_too_small_is_refused():
+    block, cost = random_block(0, 20, 20)
+    with pytest.raises(ValueError, match="weight must not be so small .*got 1e-08"):
+        proximal_quadratic(block, cost, 1e-8)
+
+
+def test_pair_without_mass_gains_some_in_a_quadratic_step():
+    empty = Block(np.arange(2), np.arange(2), np.diag([0.5, 0.5]))
+    moved = proximal_quadratic(empty, np.array([[0.3, 0.0], [0.0, 0.3]]), weight=1.0).mass
+    # as by hand above
+    assert moved[0, 1] == pytest.approx(0.15, abs=1e-7)
+
+
+@given(seed=seeds, scale=st.sampled_from([1e-3, 0.2]))
+def test_quadratic_step_does_not_depend_on_the_blocks_whole_mass(seed, scale):
+    block, cost = random_block(seed, 4, 3)
+    moved = proximal_quadratic(block, cost, 0.5).mass
+    small = proximal_quadratic(block._replace(mass=scale * block.mass), cost, 0.5).mass
+    np.testing.assert_allclose(small / scale, moved, atol=1e-6 * block.mass.sum())
 
 
 # --- blocks that are hardly smoothed ---

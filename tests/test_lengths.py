@@ -1,16 +1,18 @@
 import copy
 import math
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torch import nn
 
 from rtl_utils import lengths
 from rtl_utils.data import Task, as_float
-from rtl_utils.lengths import PairLength, Trace, divergence, planar
+from rtl_utils.lengths import Lengths, PairLength, PathLength, Trace, divergence, planar
 from rtl_utils.models import Net, build
 from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
@@ -18,6 +20,7 @@ from rtl_utils.schedules import CONSTANT, Grid
 from rtl_utils.training import Replica, Sgd, fit
 
 PAIRS = np.array([0, 3, 3, 7, 19, 11]), np.array([0, 5, 6, 7, 2, 2])
+EXAMPLES = np.array([0, 3, 3, 19, 11])
 
 
 @pytest.fixture
@@ -56,21 +59,36 @@ def test_divergence_by_hand():
 # --- a model whose length is known ---
 
 
-def walked(weights, dtype, xs=(1.0, 2.0)) -> PairLength:
-    """The callback after a two-class net of one weight went from weight to weight.
+def walked(weights, dtype, xs=(1.0, 2.0)) -> Lengths:
+    """Both lengths after a two-class net of one weight went from weight to weight.
 
-    Its p(first class | x) is sigmoid(w x).
+    Its p(first class | x) is sigmoid(w x). An epoch is one step.
     """
     x, labels = torch.tensor(xs)[:, None], torch.zeros(len(xs), dtype=torch.long)
     task = Task("t", "made", x, labels, x, labels, ("a", "b"))
     net = Net([nn.Identity()], (0.0,), nn.Linear(1, 2, bias=False)).to(dtype)
     steps = len(weights) - 1
-    callback = PairLength(None, np.arange(len(xs)), partitions=steps, seed=0)
+    all_of_them = np.arange(len(xs))
+    callback = Lengths(
+        PairLength(None, all_of_them, partitions=steps, seed=0), PathLength(all_of_them)
+    )
     for done, w in enumerate(weights):
         with torch.no_grad():
             net.head.weight.copy_(torch.tensor([[w], [0.0]]))
+        if done:
+            callback.after_step(net)
         callback(net, Path(task), 1.0, done, steps)
     return callback
+
+
+def riemannian(w0, w1, xs=(1.0, 2.0)):
+    """Length from w0 to w1 over all inputs: the integral of sqrt(mean x^2 p (1 - p)) dw."""
+
+    def speed(w):
+        p = [1 / (1 + math.exp(-w * x)) for x in xs]
+        return math.sqrt(np.mean([x * x * q * (1 - q) for x, q in zip(xs, p, strict=True)]))
+
+    return abs(quad(speed, w0, w1)[0])
 
 
 def fisher(w0, w1, x):
@@ -82,20 +100,35 @@ def fisher(w0, w1, x):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_small_steps_have_fishers_length(dtype):
     callback = walked(np.linspace(-2, 1, 401), dtype)
-    assert callback.riemannian == pytest.approx([fisher(-2, 1, 1), fisher(-2, 1, 2)], rel=1e-2)
-    assert callback.mean * 400 * 2**0.5 == pytest.approx(callback.riemannian)
+    each = callback.pairs.mean * 400 * 2**0.5
+    assert each == pytest.approx([fisher(-2, 1, 1), fisher(-2, 1, 2)], rel=1e-2)
+    assert callback.path.total == pytest.approx(riemannian(-2, 1), rel=1e-3)
 
 
 def test_way_there_and_back_is_twice_as_long():
     there = np.linspace(-1, 1, 101)
     both = walked([*there, *there[-2::-1]], torch.float64)
-    assert both.riemannian == pytest.approx(2 * walked(there, torch.float64).riemannian, rel=1e-2)
-    assert both.riemannian == pytest.approx([2 * fisher(-1, 1, 1), 2 * fisher(-1, 1, 2)], rel=1e-2)
+    each = both.pairs.mean * 200 * 2**0.5
+    assert each == pytest.approx([2 * fisher(-1, 1, 1), 2 * fisher(-1, 1, 2)], rel=1e-2)
+    assert both.path.total == pytest.approx(2 * riemannian(-1, 1), rel=1e-3)
+
+
+def test_length_of_the_path_grows_to_a_limit_with_its_steps():
+    limit = riemannian(-3, 3)
+    missing = [
+        abs(limit - walked(np.linspace(-3, 3, steps + 1), torch.float64).path.total)
+        for steps in (25, 50, 100, 200)
+    ]
+    for coarse, fine in pairwise(missing):
+        assert fine < 0.6 * coarse
+    assert missing[-1] < 1e-3 * limit
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_net_that_does_not_change_has_no_length(dtype):
-    assert walked([0.7] * 5, dtype).mean.tolist() == [0, 0]
+    callback = walked([0.7] * 5, dtype)
+    assert callback.pairs.mean.tolist() == [0, 0]
+    assert callback.path.total == 0
 
 
 # --- on real trainings ---
@@ -148,7 +181,6 @@ def test_length_is_that_of_a_plain_loop_over_pairs(
             expected[pair] += math.sqrt(float((p * (p / q).log()).sum()))
     assert (expected > 0).all()
     assert callback.mean == pytest.approx(expected / partitions, rel=1e-4)
-    assert callback.riemannian == pytest.approx(expected * 2**0.5, rel=1e-4)
 
 
 def test_path_of_the_target_alone_is_measured_on_its_examples(cnn):
@@ -160,9 +192,13 @@ def test_path_of_the_target_alone_is_measured_on_its_examples(cnn):
     assert along.callback.mean.tolist() == alone.callback.mean.tolist()
 
 
-def test_measuring_changes_nothing(cnn):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_measuring_changes_nothing(cnn, frozen):
     measured, unmeasured = cnn(partitions=4), cnn()
+    measured.callback = Lengths(measured.callback, PathLength(EXAMPLES))
     unmeasured.callback = None
+    for replica in (measured, unmeasured):
+        replica.net.frozen_statistics = frozen
     (history,), (expected,) = fit([measured]), fit([unmeasured])
     assert replace(history, seconds=0) == replace(expected, seconds=0)
     weights = unmeasured.net.state_dict()
@@ -183,12 +219,15 @@ def test_callback_may_be_used_again(cnn):
 @pytest.mark.slow
 def test_lengths_come_back_from_other_processes(cnn):
     alone, together = ([cnn(seed) for seed in range(2)] for _ in range(2))
+    for replica in (*alone, *together):
+        replica.callback = Lengths(replica.callback, PathLength(EXAMPLES))
     for replica in alone:
         fit([replica])
     fit(together)
     for a, b in zip(alone, together, strict=True):
-        assert b.callback.mean.tolist() == a.callback.mean.tolist()
-        assert (b.callback.mean > 0).all()
+        assert b.callback.pairs.mean.tolist() == a.callback.pairs.mean.tolist()
+        assert (b.callback.pairs.mean > 0).all()
+        assert b.callback.path.total == a.callback.path.total > 0
 
 
 def test_stacked_networks_are_measured_each_for_itself(pictures):
@@ -217,6 +256,102 @@ def test_stacked_networks_are_measured_each_for_itself(pictures):
     for a, b in zip(alone, together, strict=True):
         assert b.callback.mean == pytest.approx(a.callback.mean, rel=1e-5)
     assert len({float(replica.callback.mean[0]) for replica in together}) == 4
+
+
+# --- the length of the weights' path, on real trainings ---
+
+
+class Steps:
+    """A callback that keeps the network after each step, and calls another callback too."""
+
+    def __init__(self, other):
+        self.other, self.nets = other, []
+
+    def __call__(self, net, path, tau, done, epochs):
+        if done == 0:
+            self.nets.append(copy.deepcopy(net).eval())
+        self.other(net, path, tau, done, epochs)
+
+    def after_step(self, net):
+        self.nets.append(copy.deepcopy(net).eval())
+        self.other.after_step(net)
+
+
+def over(nets, x):
+    """The length of the path through these networks, by a plain loop."""
+    total = 0.0
+    for before, after in pairwise(nets):
+        with torch.no_grad():
+            p, q = (net(x).double().softmax(1) for net in (before, after))
+        total += math.sqrt(2 * float((p * (p / q).log()).sum(1).mean()))
+    return total
+
+
+@pytest.mark.parametrize("grid", [Grid((1.0,)), Grid((0.0, 0.5, 1.0))])
+def test_length_of_the_path_is_that_of_a_plain_loop_over_every_step(cnn, grid):
+    replica = cnn(grid=grid, double=True)
+    callback = PathLength(EXAMPLES)
+    replica.callback = seen = Steps(callback)
+    fit([replica])
+    assert len(seen.nets) == replica.steps + 1
+    x = as_float(replica.path.target.x_train[EXAMPLES], torch.float64)
+    assert callback.total == pytest.approx(over(seen.nets, x), rel=1e-9)
+
+
+def test_fewer_checkpoints_give_shorter_paths_and_more_a_limit(cnn):
+    replica = cnn(grid=Grid((1.0,)), double=True)
+    # the smooth path of steps over all examples at once, without dropout or moving statistics
+    replica.net.dropout = (0.0,) * 4
+    replica.net.frozen_statistics = True
+    replica.sgd = Sgd(lr=0.02, epochs=32, batch_size=20, momentum=0)
+    callback = PathLength(EXAMPLES)
+    replica.callback = seen = Steps(callback)
+    fit([replica])
+    x = as_float(replica.path.target.x_train[EXAMPLES], torch.float64)
+    lengths = [over(seen.nets[::apart], x) for apart in (32, 16, 8, 4, 2, 1)]
+    assert lengths[-1] == pytest.approx(callback.total)
+    growth = np.diff(lengths)
+    assert (growth > 0).all()
+    assert growth[-1] < growth[0] / 4
+    assert growth[-1] < 0.05 * callback.total
+
+
+def test_both_lengths_are_those_measured_alone(cnn):
+    alone, both = cnn(partitions=4), cnn(partitions=4)
+    pairs = alone.callback
+    fit([alone])
+    path = PathLength(EXAMPLES)
+    alone = cnn()
+    alone.callback = path
+    fit([alone])
+    both.callback = Lengths(both.callback, PathLength(EXAMPLES))
+    fit([both])
+    assert both.callback.pairs.mean.tolist() == pairs.mean.tolist()
+    assert both.callback.path.total == path.total > 0
+
+
+def test_length_of_the_path_may_be_measured_again(cnn):
+    first, second, fresh = cnn(0), cnn(1), cnn(1)
+    first.callback, fresh.callback = PathLength(EXAMPLES), PathLength(EXAMPLES)
+    # stopped half way
+    fit([first], on_epoch=lambda replicas, histories: len(histories[0].tau) == 2)
+    second.callback = first.callback
+    fit([second])
+    fit([fresh])
+    assert second.callback.total == fresh.callback.total
+
+
+def test_length_of_the_path_comes_back_without_its_tensors(cnn):
+    replica = cnn()
+    replica.callback = PathLength(EXAMPLES)
+    small = len(pickle.dumps(replica.callback))
+    fit([replica])
+    assert len(pickle.dumps(replica.callback)) < small + 100
+
+
+def test_step_outside_a_training_is_refused(cnn):
+    with pytest.raises(ValueError, match="call with done = 0 first"):
+        PathLength(EXAMPLES).after_step(cnn().net)
 
 
 # --- traces of predictions ---
@@ -265,14 +400,14 @@ def test_partitions_that_do_not_fit_are_refused_before_training(cnn, partitions)
     assert all(torch.equal(value, before[name]) for name, value in replica.net.state_dict().items())
 
 
-def test_regression_has_no_information_length(table):
-    replica = Replica(
-        build(table(), "plain", 0),
-        Path(table()),
-        CONSTANT,
-        0,
-        Sgd(epochs=1),
-        PairLength(None, np.arange(3), 1, 0),
-    )
+@pytest.mark.parametrize(
+    "callback",
+    [PairLength(None, np.arange(3), 1, 0), PathLength(np.arange(3))],
+    ids=["pairs", "path"],
+)
+def test_regression_has_no_information_length(table, callback):
+    path = Path(table())
+    net = build(path.target, "plain", 0)
+    replica = Replica(net, path, CONSTANT, 0, Sgd(epochs=1), callback)
     with pytest.raises(ValueError, match="task 'target' is a regression"):
         fit([replica])

@@ -5,7 +5,15 @@ from rtl_utils.data.datasets import DATASETS, DataSet, check_task, image_dataset
 from rtl_utils.data.digits import digits
 from rtl_utils.data.shortcuts import PATCHES, Patch, Shortcut, ball, plant
 from rtl_utils.data.synthetic import permute_features, synthetic, target_views
-from rtl_utils.data.task import Task, as_float, disjoint, soft_labels, standardise, subset
+from rtl_utils.data.task import (
+    Task,
+    as_float,
+    disjoint,
+    hold_out,
+    soft_labels,
+    standardise,
+    subset,
+)
 
 __all__ = [
     "DATASETS",
@@ -22,6 +30,7 @@ __all__ = [
     "declare_missing_operators",
     "digits",
     "disjoint",
+    "hold_out",
     "image_datasets",
     "load",
     "pack",

@@ -68,6 +68,7 @@ DATASETS: dict[str, DataSet] = {
         epochs=15,
         width="small",
         n_train=(20, None),
+        version=2,  # version 1 drew the clutter from validation images too
     ),
     "cifar100": DataSet(
         title="CIFAR-100",

@@ -130,11 +130,10 @@ def subset(task: Task, n_train: int, seed: int) -> Task:
     Raises:
         ValueError: if n_train is below 1 or above what the smallest class has.
     """
+    groups = _groups(task)
     if task.is_regression:
-        groups = [torch.arange(len(task.y_train))]
         of = f"training samples that {task.name!r} has"
     else:
-        groups = [(task.y_train == k).nonzero()[:, 0] for k in range(task.outputs)]
         of = f"images that the smallest class of {task.name!r} has"
     smallest = min(len(group) for group in groups)
     if type(n_train) is not int or not 1 <= n_train <= smallest:
@@ -145,6 +144,45 @@ def subset(task: Task, n_train: int, seed: int) -> Task:
     drawn = [group[torch.from_numpy(rng.permutation(len(group))[:n_train])] for group in groups]
     rows = torch.cat(drawn)
     return replace(task, x_train=task.x_train[rows], y_train=task.y_train[rows])
+
+
+def hold_out(task: Task, share: float, seed: int) -> tuple[Task, Task]:
+    """Split the training data, so that a choice can be made on examples that are not scored.
+
+    Args:
+        task: the whole task.
+        share: of each class's training examples that is held out, in (0, 1); at least one.
+        seed: draws them.
+
+    Returns:
+        The task with the other training examples; and the same with the held-out ones in place of
+        its validation data.
+
+    Raises:
+        ValueError: for a class with a single training example.
+    """
+    rng = generator(seed, "held-out")
+    held, kept = [], []
+    for rows in filter(len, _groups(task)):
+        if len(rows) < 2:
+            raise ValueError(
+                f"a class of {task.name!r} has a single training example, and to hold out a part "
+                "it needs two or more; raise n_train"
+            )
+        drawn = rows[torch.from_numpy(rng.permutation(len(rows)))]
+        count = max(1, round(share * len(rows)))
+        held.append(drawn[:count])
+        kept.append(drawn[count:])
+    chosen, others = torch.cat(held), torch.cat(kept)
+    rest = replace(task, x_train=task.x_train[others], y_train=task.y_train[others])
+    return rest, replace(rest, x_val=task.x_train[chosen], y_val=task.y_train[chosen])
+
+
+def _groups(task: Task) -> list[Tensor]:
+    """Rows of each class's training examples; of all of them for a regression."""
+    if task.is_regression:
+        return [torch.arange(len(task.y_train))]
+    return [(task.y_train == k).nonzero()[:, 0] for k in range(task.outputs)]
 
 
 def disjoint(source: Task, target: Task) -> tuple[Task, Task]:

@@ -2,9 +2,10 @@
 
 from rtl_utils.training.loop import VERSION, check_device, example_loss, fit, one_thread
 from rtl_utils.training.records import Callback, History, Replica, TrainingDiverged
-from rtl_utils.training.sgd import Sgd
+from rtl_utils.training.sgd import PULL_VERSION, Sgd, epochs_of
 
 __all__ = [
+    "PULL_VERSION",
     "VERSION",
     "Callback",
     "History",
@@ -12,6 +13,7 @@ __all__ = [
     "Sgd",
     "TrainingDiverged",
     "check_device",
+    "epochs_of",
     "example_loss",
     "fit",
     "one_thread",

@@ -13,11 +13,19 @@ from torch import Tensor
 
 from rtl_utils.data import Task, as_float, soft_labels
 from rtl_utils.messages import shown
+from rtl_utils.models import Net
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._workers import spread
-from rtl_utils.training.records import Callback, Epoch, History, Replica, TrainingDiverged
+from rtl_utils.training.records import (
+    Callback,
+    Epoch,
+    History,
+    Replica,
+    StepCallback,
+    TrainingDiverged,
+)
 from rtl_utils.training.sgd import Momentum
 
 VERSION = (
@@ -143,7 +151,8 @@ def _jobs(replicas: Sequence[Replica], stacked: bool) -> list[_Job]:
     for row, replica in enumerate(replicas):
         partly_frozen = not all(p.requires_grad for p in replica.net.parameters())
         convolutions = any(isinstance(m, torch.nn.Conv2d) for m in replica.net.modules())
-        if not stacked or partly_frozen or convolutions:
+        watched = isinstance(replica.callback, StepCallback)  # it needs the network itself
+        if not stacked or partly_frozen or convolutions or watched:
             jobs.append(_Job([row], Single))
         else:
             stacks.setdefault(_kind(replica), []).append(row)
@@ -159,6 +168,8 @@ def _kind(replica: Replica) -> tuple[object, ...]:
     validated = [path.target.x_val.shape]
     if replica.schedule.adaptive and path.source is not None:
         validated.append(path.source.x_val.shape)
+    if path.held_out is not None:
+        validated.append(path.held_out.x_val.shape)
     sgd = replace(replica.sgd, lr=1.0)
     return str(net), net.frozen_statistics, net.head.weight.dtype, sgd, len(path), *validated
 
@@ -226,15 +237,20 @@ class _Training:
         self.targets = [path.target for path in self.paths]
         self.program = program([replica.net for replica in group])
         steps = group[0].steps
-        self.optimiser = Momentum(self.program, [replica.sgd for replica in group], steps)
+        sgds = [replica.sgd for replica in group]
+        self.optimiser = Momentum(self.program, sgds, steps, group[0].net)
         self.histories = [History() for _ in group]
         self.sources = [path.source for path in self.paths if path.source is not None]
+        self.held_out = [path.held_out for path in self.paths if path.held_out is not None]
+        self.watching: list[tuple[StepCallback, Net]] = []
+        for replica in group:
+            if isinstance(replica.callback, StepCallback):
+                self.watching.append((replica.callback, replica.net))
         self.adaptive = group[0].schedule.adaptive
         if self.adaptive:
             sources = self._val_losses(self.sources)
-            targets = self._val_losses(self.targets)
-            for history, source, target in zip(self.histories, sources, targets, strict=True):
-                history.start_loss = (source, target)
+            for history, loss in zip(self.histories, sources, strict=True):
+                history.start_loss = loss
 
     def epoch(self, epoch: int) -> None:
         """Train one epoch, measure it, and keep what is sound."""
@@ -272,6 +288,8 @@ class _Training:
             loss = example_loss(output, y).mean(1)  # (r,)
             self.program.backward(loss)
             self.optimiser.step()
+            for callback, net in self.watching:
+                callback.after_step(net)
             losses.append(loss.detach() * x.shape[1] / n)
             right = right + (output.argmax(2) == y.argmax(2)).sum(1)
         return torch.stack(losses), right / n
@@ -305,10 +323,11 @@ class _Training:
         columns = torch.stack([losses.sum(0), right, val_loss, val_accuracy, lengths], 1).tolist()
         measured = [Epoch(tau, *values) for tau, values in zip(taus, columns, strict=True)]
         if self.adaptive:
-            losses_there = self._val_losses(self.sources)
+            sources = self._val_losses(self.sources)
+            held_out = self._val_losses(self.held_out)
             measured = [
-                epoch._replace(source_loss=loss)
-                for epoch, loss in zip(measured, losses_there, strict=True)
+                epoch._replace(source_loss=source, target_loss=target)
+                for epoch, source, target in zip(measured, sources, held_out, strict=True)
             ]
         if self.targets[0].is_regression:
             nothing = {"train_accuracy": math.nan, "val_accuracy": math.nan}

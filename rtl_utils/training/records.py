@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -30,6 +30,18 @@ class Callback(Protocol):
         """
 
 
+@runtime_checkable
+class StepCallback(Callback, Protocol):
+    """A callback that also looks after every step of SGD."""
+
+    def after_step(self, net: Net) -> None:
+        """Called after each step.
+
+        Args:
+            net: as it is now, in training mode; put back into it, if the callback changes it.
+        """
+
+
 @dataclass
 class Replica:
     """One training.
@@ -44,7 +56,8 @@ class Replica:
 
     Raises:
         ValueError: for a mini-batch larger than the data or of one example where BatchNorm needs
-            two, or a tau below 1 on a path without a source.
+            two, a tau below 1 on a path without a source, or an adaptive schedule on a path
+            without held-out examples.
     """
 
     net: Net
@@ -72,6 +85,11 @@ class Replica:
                 "a path without a source is the target alone, so taus must be [1]; "
                 f"got {self.schedule}"
             )
+        if self.schedule.adaptive and self.path.held_out is None:
+            raise ValueError(
+                "an adaptive schedule measures its loss on held-out training examples, so the path "
+                "needs held_out (data.hold_out); got None"
+            )
 
     @property
     def steps(self) -> int:
@@ -95,6 +113,7 @@ class Epoch(NamedTuple):
     val_accuracy: float
     weight_length: float
     source_loss: float | None = None
+    target_loss: float | None = None
 
 
 @dataclass
@@ -110,7 +129,8 @@ class History:
         weight_length: of the weights' path so far, the sum over steps of |dw| (2-norm over all
             trainable weights); at the end it is the paper's fine-tuning distance (section 4.2).
         source_loss: on the source's validation data, only where the schedule is adaptive.
-        start_loss: (source, target) before the first epoch, only where the schedule is adaptive.
+        target_loss: on held-out training examples of the target, likewise.
+        start_loss: on the source before the first epoch, likewise.
         diverged: where and why the training stopped; None if it did not.
         seconds: of wall time; an equal share where replicas train as one stack.
     """
@@ -122,7 +142,8 @@ class History:
     val_accuracy: list[float] = field(default_factory=list)
     weight_length: list[float] = field(default_factory=list)
     source_loss: list[float] = field(default_factory=list)
-    start_loss: tuple[float, float] | None = None
+    target_loss: list[float] = field(default_factory=list)
+    start_loss: float | None = None
     diverged: str | None = None
     seconds: float = field(default=0.0, compare=False)
 

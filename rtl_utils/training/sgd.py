@@ -5,10 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rtl_utils.messages import shown
+from rtl_utils.models import Net
 from rtl_utils.training._programs import Program
 
+# raised when the pull of `l2_sp` changes; version 1 pulled the head and BatchNorm's weights too
+PULL_VERSION = 2
 MOST_EPOCHS = 1_000_000
 _LARGEST = 3e38  # of float32, in which the weights live
 
@@ -27,8 +32,9 @@ class Sgd:
         weight_decay: of all trainable weights.
         l1: lasso penalty l1 sum |w| over the first layer's weights, which asks each unit to read
             few inputs (notebook 01 needs it).
-        l2_sp: penalty l2_sp / 2 |w - w_0|^2, a pull towards the weights that training starts from
-            (Li et al. 2018, equation 2).
+        l2_sp: penalty l2_sp / 2 (|w - w_0|^2 + |h|^2), a pull of the body's weights w towards
+            those that training starts from, and of the head's h towards 0; BatchNorm's own weights
+            are left free (Li et al. 2018, equation 2).
         cosine: lr_t falls from lr to 0 along half a cosine; else it stays.
 
     Raises:
@@ -72,11 +78,12 @@ class Momentum:
         program: whose (r, P) weights are updated.
         sgds: one per replica; they may differ in the learning rate only.
         steps: of the whole training.
+        net: one of the networks, which says what its weights are.
 
     length: (r,) of the path that the weights have taken.
     """
 
-    def __init__(self, program: Program, sgds: Sequence[Sgd], steps: int) -> None:
+    def __init__(self, program: Program, sgds: Sequence[Sgd], steps: int, net: Net) -> None:
         weights = program.weights
         self.program = program
         self.sgd = sgds[0]
@@ -86,7 +93,7 @@ class Momentum:
         self.lr = torch.tensor(rates, dtype=weights.dtype, device=weights.device)
         self.velocity = torch.zeros_like(weights)
         self.length = self.velocity.sum(1)
-        self.start = weights.clone() if self.sgd.l2_sp else None
+        self.pull = _Pull(net, weights) if self.sgd.l2_sp else None
         self.first_layer = program.leaves[0].numel() // len(weights)  # it lies first in the weights
 
     @torch.no_grad()
@@ -97,8 +104,8 @@ class Momentum:
         sgd = self.sgd
         if sgd.weight_decay:
             gradient.add_(weights, alpha=sgd.weight_decay)
-        if self.start is not None:
-            gradient.add_(weights - self.start, alpha=sgd.l2_sp)
+        if self.pull is not None:
+            gradient.add_(self.pull(weights), alpha=sgd.l2_sp)
         if sgd.l1:
             first = weights[:, : self.first_layer]
             gradient[:, : self.first_layer] += sgd.l1 * first.sign()
@@ -107,6 +114,47 @@ class Momentum:
         weights.sub_(self.velocity)
         self.length += self.velocity.norm(dim=1)
         self.steps_done += 1
+
+
+class _Pull:
+    """The gradient of L2-SP's penalty, without its factor.
+
+    Args:
+        net: one of the networks; tells body, head and BatchNorm apart.
+        weights: (r, P) those that training starts from.
+    """
+
+    def __init__(self, net: Net, weights: Tensor) -> None:
+        self.anchor = weights.clone()
+        self.pulled = torch.ones_like(weights[0])
+        offset = 0
+        for module in net.modules():
+            for p in module.parameters(recurse=False):
+                if not p.requires_grad:
+                    continue
+                part = slice(offset, offset + p.numel())
+                if isinstance(module, _BatchNorm):
+                    self.pulled[part] = 0
+                elif module is net.head:
+                    self.anchor[:, part] = 0
+                offset += p.numel()
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """(r, P) gradient at (r, P) weights."""
+        return (weights - self.anchor) * self.pulled
+
+
+def epochs_of(steps: int, examples: int, batch_size: int) -> int:
+    """The whole number of epochs that comes nearest to a number of steps, 1 or more.
+
+    With it, few and many images are compared at equal steps.
+
+    Args:
+        steps: of SGD.
+        examples: of one epoch.
+        batch_size: examples per step.
+    """
+    return max(1, round(steps / math.ceil(examples / batch_size)))
 
 
 def _check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
