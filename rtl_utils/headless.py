@@ -219,7 +219,7 @@ def source_hash(notebook: "NotebookNode") -> str:
 
 def versions() -> dict[str, Any]:
     """Every version number that the package raises when numbers change; see `runs.reads`."""
-    from rtl_utils import couplings, lengths, probing, training
+    from rtl_utils import couplings, heads, lengths, probing, training
     from rtl_utils.data import DATASETS, PATCHES
     from rtl_utils.methods import METHODS
     from rtl_utils.models import NETWORKS
@@ -238,8 +238,9 @@ def versions() -> dict[str, Any]:
         kind: {name: record.version for name, record in table.items()}
         for kind, table in records.items()
     }
-    rooms = (couplings, lengths, probing, training)
-    return of_records | {room.__name__: room.VERSION for room in rooms}
+    rooms = (couplings, heads, lengths, probing, training)
+    parts = {"pull": training.PULL_VERSION, "path_length": lengths.PATH_VERSION}
+    return of_records | parts | {room.__name__: room.VERSION for room in rooms}
 
 
 @contextmanager

@@ -42,8 +42,8 @@ def converge_head(net: Net, task: Task) -> History:
         moved = _replace(net, weight, bias)
         history = History(tau=[1.0], weight_length=[moved])
         for split, x in features.items():
-            y = getattr(task, f"y_{split}")
-            output = net.head(x.to(net.head.weight))
+            y = getattr(task, f"y_{split}").cpu()
+            output = net.head(x.to(net.head.weight)).cpu()
             loss = example_loss(output, soft_labels(task, y, output.dtype)).mean()
             right = (output.argmax(1) == y).float().mean() if not task.is_regression else torch.nan
             getattr(history, f"{split}_loss").append(float(loss))
@@ -61,7 +61,7 @@ def _fitted(features: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
     y = task.y_train.cpu().numpy()
     strength = PENALTY * len(y)  # scikit-learn adds losses up
     if task.is_regression:
-        ridge = Ridge(alpha=strength).fit(features, y)
+        ridge = Ridge(alpha=strength / 2).fit(features, y)
         return ridge.coef_.reshape(1, -1), ridge.intercept_.reshape(1)
     weight = np.zeros((task.outputs, features.shape[1]))
     bias = np.full(task.outputs, _NEVER)
@@ -69,7 +69,10 @@ def _fitted(features: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
     if len(present) == 1:
         bias[present] = 0
         return weight, bias
-    fit = LogisticRegression(C=1 / strength, tol=_TOLERANCE, max_iter=_ITERATIONS)
+    # L-BFGS, the default solver, stops so early that the processor decides the fourth digit
+    fit = LogisticRegression(
+        C=1 / strength, tol=_TOLERANCE, max_iter=_ITERATIONS, solver="newton-cholesky"
+    )
     fit.fit(features, y)
     # of two classes scikit-learn gives one row: the second's score minus the first's
     rows = fit.coef_ if len(present) > 2 else np.concatenate([-fit.coef_, fit.coef_]) / 2

@@ -18,7 +18,7 @@ from rtl_utils.models import Net, build, estimate_statistics
 from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
 from rtl_utils.schedules import CONSTANT, schedule
-from rtl_utils.training import History, Replica, Sgd, fit
+from rtl_utils.training import History, Replica, Sgd, fit, one_thread
 
 _APPEARANCE = ("label", "colour", "marker", "reference", "knows")  # fields that decide no number
 _MEASURED_PAIRS = 500  # random pairs over which an information length is averaged
@@ -393,12 +393,7 @@ def train(
         if on_done:
             on_done(k, history)
 
-    waiting: dict[int, Replica] = {}
-    for k, planned in enumerate(plans):
-        try:
-            waiting[k] = next(planned.stages)
-        except StopIteration as end:  # nothing was left to SGD
-            done(k, end.value)
+    waiting = _first_trainings(plans, done)
     while waiting:
         keys = list(waiting)
         following: dict[int, Replica] = {}
@@ -421,6 +416,19 @@ def train(
         fit([waiting[k] for k in keys], device=device, on_done=trained, label=label)
         waiting = dict(sorted(following.items()))
     return [histories[k] for k in range(len(plans))]
+
+
+def _first_trainings(
+    plans: Sequence[Plan], done: Callable[[int, History], None]
+) -> dict[int, Replica]:
+    """Index of each plan that leaves something to SGD -> its first training; others are done."""
+    waiting: dict[int, Replica] = {}
+    for k, planned in enumerate(plans):
+        try:
+            waiting[k] = next(planned.stages)
+        except StopIteration as end:
+            done(k, end.value)
+    return waiting
 
 
 def pretrain(
@@ -603,5 +611,6 @@ def _average(replica: Replica, backbone: Net, share: float) -> Stages:
     with torch.no_grad():
         for name, p in replica.net.named_parameters():
             p.lerp_(start[name].to(p.device), share)
-    estimate_statistics(replica.net, replica.path.target.x_train)
+    with one_thread():  # the bits depend on the number of threads
+        estimate_statistics(replica.net, replica.path.target.x_train)
     return history

@@ -23,7 +23,11 @@ CODE = {
     "ccf0806cbf39186a2678f8df844943206d7b7f3786dc40c979ffff5eaa47e020": "9c67935",
 }
 _METHODS = {"ft-still": "ft-frozen", "fixed-moving": "fixed-updated"}  # old name -> today's
-_METRICS = {"length": "weight_length"}
+_METRICS = {
+    "length": "weight_length",
+    "riemannian_length": "checkpoint_length",  # a sum over checkpoints, not over every step
+    "riemannian_length_error": "checkpoint_length_error",
+}
 
 
 class Migrated(NamedTuple):
@@ -98,7 +102,8 @@ def _run(spec: Mapping[str, Any]) -> Run | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     ignored = values["n_train"] is not None and DATASETS[run.dataset].views is not None
-    return None if raised or ignored else run
+    untested = run.test is not None and run.shortcut_label is None  # a clean source was not, then
+    return None if raised or ignored or untested else run
 
 
 def _versions(read: Mapping[str, Any]) -> Iterator[int]:

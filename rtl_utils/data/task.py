@@ -159,8 +159,10 @@ def hold_out(task: Task, share: float, seed: int) -> tuple[Task, Task]:
         its validation data.
 
     Raises:
-        ValueError: for a class with a single training example.
+        ValueError: for a share out of range, or a class with a single training example.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie between 0 and 1, without its ends; got {share!r}")
     rng = generator(seed, "held-out")
     held, kept = [], []
     for rows in filter(len, _groups(task)):
@@ -170,7 +172,7 @@ def hold_out(task: Task, share: float, seed: int) -> tuple[Task, Task]:
                 "it needs two or more; raise n_train"
             )
         drawn = rows[torch.from_numpy(rng.permutation(len(rows)))]
-        count = max(1, round(share * len(rows)))
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
         held.append(drawn[:count])
         kept.append(drawn[count:])
     chosen, others = torch.cat(held), torch.cat(kept)
