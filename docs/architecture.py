@@ -16,14 +16,16 @@ ORDER = (
     ("models", "couplings", "schedules"),
     ("paths",),
     ("lengths", "training"),
-    ("coupled",),
+    ("coupled", "heads"),
     ("methods", "probing"),
     ("runs", "store"),
     ("migration",),
     ("experiments",),
     ("statistics", "paper"),
     ("distances",),
-    ("tables", "plotting"),
+    ("tables",),
+    ("claims",),
+    ("plotting",),
     ("settings",),
     ("_launch", "kernels"),
     ("headless", "report"),
@@ -31,9 +33,9 @@ ORDER = (
 )
 GROUPS = {
     "tasks and paths": ("data", "models", "couplings", "schedules", "paths"),
-    "training": ("lengths", "training", "coupled", "methods", "probing"),
+    "training": ("lengths", "training", "coupled", "heads", "methods", "probing"),
     "runs that last": ("provenance", "runs", "store", "migration", "experiments"),
-    "evidence": ("statistics", "paper", "distances", "tables", "plotting"),
+    "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
     "use": ("settings", "_launch", "kernels", "headless", "report", "cli"),
     "ground": ("messages", "folders", "progress", "randomness"),
 }
@@ -157,7 +159,8 @@ only from those above it in the table, which a test holds.
 
 A run is a record (`runs.Run`), stored under a key. The key is a hash of what the run *reads*
 (`runs.reads`): the fields that its method uses, and the `version` numbers of its data set,
-network, blend, schedule, method, shortcut, and of the training, lengths, couplings and probing.
+network, blend, schedule, method, shortcut, and of the training, heads, lengths, couplings and
+probing.
 It is not a hash of source text, so a rename, a type hint, a moved file or a new method keeps
 every stored run.
 
@@ -182,7 +185,7 @@ key, a hash of the source text, proves which commit made them.
 | a method | one record in `methods.py`, `METHODS` |
 | a blend, a schedule, a network | one record in `paths.py`, `schedules.py`, `models.py` |
 | a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
-| a table, a figure | one function in `tables.py`, `plotting.py` |
+| a table, a verdict, a figure | one function in `tables.py`, `claims.py`, `plotting.py` |
 
 `CONTRIBUTING.md` explains how; `docs/tried.md` says what was tried and did not pay.
 """

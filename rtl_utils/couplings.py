@@ -228,9 +228,9 @@ def proximal_quadratic(block: Block, cost: np.ndarray, weight: float) -> Block:
     transport with a squared 2-norm, which is solved in its dual. Pairs may lose all of their mass
     and gain it again.
 
-    The second term is small: on b targets |G|^2 is at most 1 / b, so a block of 25 is held back only
-    by a weight of about 25 times the spread of its costs, and moves nearly as `transport` does by a
-    smaller one.
+    The second term is small: on b targets |G|^2 is at most 1 / b. So only a weight of about b times
+    the spread of the costs holds a block back; by a smaller one it moves nearly as `transport`
+    does.
 
     Args:
         block: Gamma_last; pairs may have no mass.
@@ -238,7 +238,7 @@ def proximal_quadratic(block: Block, cost: np.ndarray, weight: float) -> Block:
         weight: of the second term, in units of the cost.
 
     Raises:
-        ValueError: for a weight that is less than some 1e-4 of the costs.
+        ValueError: for a weight so small beside the costs that no plan is found.
 
     Source: the code of Gao & Chaudhari (2021), which solves the same problem, in the same units, by
     conditional gradient.
@@ -252,8 +252,8 @@ def proximal_quadratic(block: Block, cost: np.ndarray, weight: float) -> Block:
     plan = ot.solve(away, source, target, reg=1.0, reg_type="L2", max_iter=_STEPS, tol=_EXACT).plan
     if not abs(plan.sum(1) - source).sum() < _FOUND:
         raise ValueError(
-            f"weight must not be so small beside costs up to {abs(cost).max():g} that the quadratic "
-            f"step finds no plan; got {weight:g}, take `transport` or a larger one"
+            f"weight must be above some 1e-4 of the costs, which go up to {abs(cost).max():g}; "
+            f"got {weight:g}, with which no plan is found: take a larger one, or `transport`"
         )
     return block._replace(mass=_rounded(plan, source, target) * whole)
 

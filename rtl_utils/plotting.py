@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from rtl_utils import tables
+from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS, Task
 from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
@@ -110,7 +110,8 @@ def legend_below(figure: Figure, ax: Axes) -> None:
 def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str) -> Axes:
     """A metric over epochs, one line per method.
 
-    The line is the mean over seeds, the band reaches from the lowest to the highest run.
+    The line is the mean over seeds, the band reaches from the lowest to the highest run. A method
+    that has one epoch while others have more took no steps: it is drawn as a level.
 
     Args:
         rows: tidy rows with columns method, seed, metric, epoch (from 0) and value.
@@ -127,6 +128,12 @@ def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str) -
         epochs = np.asarray(table.index, dtype=float) + 1
         low = table.min(axis=1).to_numpy()
         high = table.max(axis=1).to_numpy()
+        if len(epochs) == 1 and chosen.epoch.max() > 0:  # it took no steps: a level
+            of_method: dict[str, Any] = {"color": colour(method), "linewidth": 0}
+            ax.axhspan(low[0], high[0], alpha=0.15, **of_method)
+            level = table.mean(axis=1).iloc[0]
+            ax.axhline(level, color=colour(method), linestyle="--", label=label(method))
+            continue
         ax.fill_between(epochs, low, high, color=colour(method), alpha=0.15, linewidth=0)
         # a line through one epoch cannot be seen
         style = marker(method) if len(epochs) == 1 else ""
@@ -262,43 +269,42 @@ def forest(differences: Mapping[str, Interval], ax: Axes, xlabel: str, title: st
     return ax
 
 
-def trade_off(rows: pd.DataFrame, ax: Axes, title: str, allowed: float = 0.02) -> Axes:
+def trade_off(
+    rows: pd.DataFrame,
+    ax: Axes,
+    title: str,
+    allowed: float = claims.ALLOWED,
+    inferior: float = claims.INFERIOR,
+) -> Axes:
     """Flip rate over clean accuracy in the shortcut test: one marker per method.
 
-    Crosses are 95 % t intervals over seeds. In the shaded corner a method keeps the shortcut out:
-    at most `allowed` more flips than training from scratch, and no less accurate on clean images
-    than fine-tuning.
+    Crosses are 95 % t intervals over seeds. In the shaded corner a method keeps the shortcut out by
+    the means: less than `allowed` more flips than training from scratch, and less than `inferior`
+    below fine-tuning's accuracy on clean images.
 
     Args:
         rows: tidy rows of one number of target images, "scratch" and "ft" among their methods.
         ax: to draw on.
         title: of the axes.
         allowed: additional flips, as a fraction.
+        inferior: lacking accuracy, as a fraction.
     """
     warn_if_mixed(rows)
     final = rows[(rows.epoch == FINAL) & rows.method.isin(list(METHODS))]
     for method in [m for m in METHODS if m in set(final.method)]:
         accuracy = _interval(final, method, "clean_accuracy")
-        flips = _interval(final, method, "flip_rate")
-        thin: dict[str, Any] = {"color": colour(method), "linewidth": 1, "alpha": 0.6}
-        ax.plot([accuracy.low, accuracy.high], [flips.mean, flips.mean], **thin)
-        ax.plot([accuracy.mean, accuracy.mean], [flips.low, flips.high], **thin)
-        ax.plot(
-            accuracy.mean,
-            flips.mean,
-            linestyle="",
-            marker=marker(method),
-            color=colour(method),
-            markersize=8,
-            label=label(method),
-            zorder=3,
-        )
+        _cross(accuracy, _interval(final, method, "flip_rate"), ax, method)
     accuracies = final[final.metric == "clean_accuracy"].groupby("method").value.mean()
     left = accuracies.min() - 0.05
     right = accuracies.max() + 0.05
     most_flips = _interval(final, "scratch", "flip_rate").mean + allowed
     ax.fill_between(
-        [accuracies["ft"], right], -0.03, most_flips, color="grey", alpha=0.2, linewidth=0
+        [accuracies["ft"] - inferior, right],
+        -0.03,
+        most_flips,
+        color="grey",
+        alpha=0.2,
+        linewidth=0,
     )
     ax.set(
         xlim=(left, right),
@@ -307,6 +313,34 @@ def trade_off(rows: pd.DataFrame, ax: Axes, title: str, allowed: float = 0.02) -
         ylabel="flip rate",
         title=title,
     )
+    return ax
+
+
+def cells(
+    table: pd.DataFrame, ax: Axes, title: str, limits: tuple[float, float], colours: str = "Greys"
+) -> Axes:
+    """A table of percentages as a heat map, each written into its cell in whole percent.
+
+    Args:
+        table: fractions, one row per line of cells; NaN leaves a cell empty.
+        ax: to draw on.
+        title: of the axes.
+        limits: fractions at both ends of the colours; a light colour stands at the lower end of
+            "Greys", and halfway in one that has two directions, such as "PuOr".
+        colours: name of a colour map of Matplotlib.
+    """
+    scale = Normalize(*limits)
+    ax.imshow(table, cmap=colours, norm=scale, aspect="auto")
+    middle = 0.0 if colours == "Greys" else 0.5
+    reach = 1.0 - middle
+    for i, j in np.argwhere(table.notna().to_numpy()):
+        value = float(table.to_numpy()[i, j])
+        dark = abs(float(scale(value)) - middle) > 0.6 * reach
+        _write(ax, i, j, f"{100 * value:.0f}", dark)
+    ax.set_xticks(range(table.shape[1]), [str(name) for name in table.columns])
+    ax.set_yticks(range(table.shape[0]), [str(name) for name in table.index])
+    ax.grid(visible=False)
+    ax.set(xlabel=table.columns.name or "", ylabel=table.index.name or "", title=title)
     return ax
 
 
@@ -689,6 +723,23 @@ def _bar(
     if interval.n > 1:
         ax.plot([x, x], [interval.low, interval.high], color="black", linewidth=1.2)
     ax.plot(np.full(len(values), x), values, ".", color="black", markersize=3.5, alpha=0.6)
+
+
+def _cross(x: Interval, y: Interval, ax: Axes, method: str) -> None:
+    """A method's marker at two means, with both intervals."""
+    thin: dict[str, Any] = {"color": colour(method), "linewidth": 1, "alpha": 0.6}
+    ax.plot([x.low, x.high], [y.mean, y.mean], **thin)
+    ax.plot([x.mean, x.mean], [y.low, y.high], **thin)
+    ax.plot(
+        x.mean,
+        y.mean,
+        linestyle="",
+        marker=marker(method),
+        color=colour(method),
+        markersize=8,
+        label=label(method),
+        zorder=3,
+    )
 
 
 def _interval(final: pd.DataFrame, method: str, metric: str) -> Interval:

@@ -1,18 +1,28 @@
-"""Means with intervals over seeds, paired tests, and the verdict on a claim.
+"""Means with intervals over seeds, the tests that claims need, and verdicts on claims.
 
 The numbers are computed by SciPy and statsmodels.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
+from numpy import nan
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 CLAIMS = ("above", "below", "alike")
-_RESAMPLES = 5_000  # of the bootstrap
+SIGNIFICANT = 0.05  # a p below it decides
+FEWEST = 3  # values for an interval or a verdict
+_MOST_TASKS = 7  # whose 5,040 orders are all tried
+_ORDERS = 5_000  # that are drawn for more tasks
+_MOST_SEEDS = 100_000  # where the search for enough seeds ends
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -21,8 +31,8 @@ class Interval:
 
     Args:
         mean: of the values.
-        low: lower end of the interval; NaN for n = 1.
-        high: upper end; NaN for n = 1.
+        low: lower end of the interval; NaN where there is none.
+        high: upper end; NaN where there is none.
         n: independent values.
     """
 
@@ -32,7 +42,7 @@ class Interval:
     n: int
 
     def text(self, digits: int = 1, scale: float = 1.0) -> str:
-        """As a table shows it, such as "65.8 [63.1, 68.5]"; a single value has no interval.
+        """As a table shows it, such as "65.8 [63.1, 68.5]"; the mean alone without an interval.
 
         Args:
             digits: after the decimal point.
@@ -49,15 +59,72 @@ class Difference(NamedTuple):
 
     Args:
         interval: of its mean.
-        p: two-sided p-value of Wilcoxon's signed-rank test.
+        p: two-sided p-value of Student's t test against 0.
+        wilcoxon: two-sided p-value of Wilcoxon's signed-rank test.
     """
 
     interval: Interval
     p: float
+    wilcoxon: float
+
+
+class Evidence(NamedTuple):
+    """What the values of the seeds say about one claim, before any other claim is looked at.
+
+    Args:
+        interval: 95 % interval of the mean.
+        p: of the test that the claim needs; NaN without spread, or with too few seeds.
+        opposite: p of the test of the opposite; NaN likewise.
+        wilcoxon: two-sided p of Wilcoxon's signed-rank test; NaN with too few seeds.
+        fewest: seeds that a verdict needs.
+    """
+
+    interval: Interval
+    p: float
+    opposite: float
+    wilcoxon: float
+    fewest: int = FEWEST
+
+
+class Verdict(NamedTuple):
+    """A verdict with the p-values that decide it, adjusted for all claims that were judged.
+
+    Args:
+        says: "reproduced", "not reproduced", "undecided", or "undecided (...)" with the reason why
+            nothing was tested.
+        p: of the claim.
+        opposite: p of its opposite.
+        wilcoxon: p of Wilcoxon's test; decides nothing.
+    """
+
+    says: str
+    p: float
+    opposite: float
+    wilcoxon: float
+
+
+class Association(NamedTuple):
+    """A rank correlation over ordered pairs of tasks.
+
+    Args:
+        interval: of the correlation; its n counts tasks.
+        falls: one-sided p of "one falls as the other rises".
+        rises: one-sided p of "both rise together".
+    """
+
+    interval: Interval
+    falls: float
+    rises: float
+
+
+# --- means and shares -----------------------------------------------------------------------------
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Mean and Student t interval of independent values.
+
+    There is no interval for fewer than three values, nor for values that are all the same: their
+    spread says nothing about how far the mean is from the truth.
 
     Args:
         values: one per seed.
@@ -70,11 +137,9 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"mean_interval needs finite values, at least one; got {list(values)}")
     mean = float(x.mean())
-    if x.size == 1:
-        return Interval(mean, np.nan, np.nan, 1)
-    if np.ptp(x) == 0:
-        return Interval(mean, mean, mean, x.size)
-    low, high = stats.t.interval(level, x.size - 1, loc=x.mean(), scale=stats.sem(x))
+    if not _testable(x):
+        return Interval(mean, np.nan, np.nan, x.size)
+    low, high = stats.t.interval(level, x.size - 1, loc=mean, scale=stats.sem(x))
     return Interval(mean, float(low), float(high), x.size)
 
 
@@ -87,7 +152,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def share_interval(hits: int, n: int, level: float = 0.95) -> Interval:
-    """Share hits / n with its Wilson interval.
+    """Share hits / n with its Clopper-Pearson interval, which holds at least its level.
 
     Args:
         hits: how many of n.
@@ -99,12 +164,29 @@ def share_interval(hits: int, n: int, level: float = 0.95) -> Interval:
     """
     if not (0 <= hits <= n and n >= 1):
         raise ValueError(f"share_interval needs 0 <= hits <= n with n >= 1; got {hits} of {n}")
-    wilson = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
-    return Interval(hits / n, float(wilson.low), float(wilson.high), n)
+    exact = stats.binomtest(hits, n).proportion_ci(level, method="exact")
+    return Interval(hits / n, float(exact.low), float(exact.high), n)
+
+
+def image_margin(accuracy: float, images: int, level: float = 0.95) -> float:
+    """Half-width of the interval of a difference of two accuracies, from the images alone.
+
+    margin = z sqrt(2 a (1 - a) / n): each accuracy is measured on n images, and the choice of the
+    seed is not in it.
+
+    Args:
+        accuracy: near which both lie, as a fraction.
+        images: on which each is measured.
+        level: of the interval.
+    """
+    return float(stats.norm.isf((1 - level) / 2) * (2 * accuracy * (1 - accuracy) / images) ** 0.5)
+
+
+# --- tests and verdicts ---------------------------------------------------------------------------
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Difference:
-    """Interval of the mean of a - b, and p of Wilcoxon's signed-rank test (exact for few pairs).
+    """Interval of the mean of a - b, with the p-values of Student's t and of Wilcoxon's test.
 
     Args:
         a: (n,) values, one per seed.
@@ -112,101 +194,225 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
         level: of the interval.
 
     Returns:
-        The difference; its p is 1 if all differences are 0.
+        The difference; p is NaN where there is no interval, Wilcoxon's p is 1 if all are 0.
 
     Raises:
         ValueError: if the lengths differ.
     """
-    if len(a) != len(b):
-        raise ValueError(f"paired values must come in pairs; got {len(a)} and {len(b)}")
-    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
-    return Difference(mean_interval(difference.tolist(), level), p)
+    x = _subtracted(a, b)
+    p = 2 * min(p_above(x.tolist(), 0.0), p_below(x.tolist(), 0.0))
+    return Difference(mean_interval(x.tolist(), level), p, _wilcoxon(x))
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> Interval:
-    """Spearman's rank correlation with its bootstrap interval.
+def p_above(values: Sequence[float], bound: float) -> float:
+    """One-sided p of Student's t test for "the mean lies above the bound".
 
-    The interval is given by percentiles of 5,000 resamples of the pairs, always the same ones.
-    Pairs that share a task are not independent, so for distances between tasks it is narrower than
-    the truth.
-
-    Args:
-        x: (n,) values.
-        y: (n,) values that belong to them.
-        level: of the interval.
-
-    Raises:
-        ValueError: for fewer than four pairs or different lengths.
+    NaN for fewer than three values, and for values that are all the same: nothing can be tested.
     """
-    if len(x) != len(y) or len(x) < 4:
-        raise ValueError(
-            "a rank correlation needs two lists of one length, four or more; "
-            f"got {len(x)} and {len(y)}"
-        )
-    data = (np.asarray(x, dtype=float), np.asarray(y, dtype=float))
-    found = stats.bootstrap(
-        data,
-        _spearman,
-        n_resamples=_RESAMPLES,
-        vectorized=True,
-        paired=True,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    interval = found.confidence_interval
-    return Interval(float(_spearman(*data)), float(interval.low), float(interval.high), len(x))
+    x = np.asarray(values, dtype=float)
+    return float(stats.ttest_1samp(x, bound, alternative="greater").pvalue) if _testable(x) else nan
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
-    """(m,) p-values adjusted for m tests by Holm's step-down method."""
-    return np.asarray(multipletests(p, method="holm")[1])
+def p_below(values: Sequence[float], bound: float) -> float:
+    """One-sided p of Student's t test for "the mean lies below the bound"; see `p_above`."""
+    return p_above([-value for value in values], -bound)
 
 
-def verdict(interval: Interval, claim: str, margin: float = 0.0) -> str:
-    """What the runs say about a claim on a difference, judged by its interval alone.
+def evidence(
+    values: Sequence[float], claim: str, margin: float = 0.0, fewest: int = FEWEST
+) -> Evidence:
+    """What independent values say about a claim on their mean.
+
+    "above" and "below" need a two-sided t test, written as twice the one-sided p in the direction
+    of the claim; the opposite is the other direction. So without other claims the verdict is that
+    of the 95 % interval. "alike" needs both one-sided tests against its bounds (TOST): p is the
+    larger one, so without other claims the verdict is that of the 90 % interval. Its opposite is
+    that the mean lies outside, by twice the smaller p.
 
     Args:
-        interval: of the difference.
-        claim: "above" (the difference exceeds the margin), "below" (it is under minus the margin)
-            or "alike" (it lies within the margin).
-        margin: 0 or more, in the unit of the difference.
-
-    Returns:
-        "reproduced" if the whole interval agrees, "not reproduced" if the whole interval disagrees,
-        else "undecided".
+        values: one per seed, such as paired differences.
+        claim: "above" (the mean exceeds the margin), "below" (it is under minus the margin) or
+            "alike" (it lies within the margin).
+        margin: 0 or more, in the unit of the values.
+        fewest: seeds that a verdict needs.
 
     Raises:
-        ValueError: for another claim.
+        ValueError: for another claim, and what `mean_interval` raises.
+
+    Source: Schuirmann (1987) for TOST.
     """
     if claim not in CLAIMS:
         raise ValueError(f"claim must be 'above', 'below' or 'alike'; got {claim!r}")
-    if np.isnan(interval.low):
-        return "undecided"
+    x = list(values)
     if claim == "alike":
-        agrees = -margin <= interval.low and interval.high <= margin
-        disagrees = interval.low > margin or interval.high < -margin
+        p = max(p_above(x, -margin), p_below(x, margin))
+        opposite = 2 * min(p_above(x, margin), p_below(x, -margin))
     elif claim == "above":
-        agrees = interval.low > margin
-        disagrees = interval.high <= margin
+        p = 2 * p_above(x, margin)
+        opposite = 2 * p_below(x, margin)
     else:
-        agrees = interval.high < -margin
-        disagrees = interval.low >= -margin
-    if agrees:
+        p = 2 * p_below(x, -margin)
+        opposite = 2 * p_above(x, -margin)
+    interval = mean_interval(x)
+    if len(x) < fewest:
+        return Evidence(interval, nan, nan, nan, fewest)
+    return Evidence(interval, min(p, 1.0), min(opposite, 1.0), _wilcoxon(np.array(x)), fewest)
+
+
+def verdicts(found: Sequence[Evidence]) -> list[Verdict]:
+    """The verdicts on claims that are judged together, by p-values after Holm's adjustment.
+
+    Args:
+        found: one per claim.
+
+    Returns:
+        One verdict per claim: "reproduced" if its p lies below 0.05, "not reproduced" if that of
+        its opposite does, else "undecided". A claim that was not tested does not count for Holm.
+    """
+    columns = (holm([getattr(one, name) for one in found]) for name in Evidence._fields[1:4])
+    lines = []
+    for one, p, opposite, wilcoxon in zip(found, *columns, strict=True):
+        says = untested(one.interval.n, one.fewest) or decided(p, opposite)
+        lines.append(Verdict(says, float(p), float(opposite), float(wilcoxon)))
+    return lines
+
+
+def decided(p: float, opposite: float) -> str:
+    """The verdict by two p-values, adjusted where several claims are judged.
+
+    Args:
+        p: of the claim.
+        opposite: of its opposite; NaN decides nothing, for both.
+    """
+    if p < SIGNIFICANT:
         return "reproduced"
-    return "not reproduced" if disagrees else "undecided"
+    if opposite < SIGNIFICANT:
+        return "not reproduced"
+    return "undecided" if not np.isnan(p) else "undecided (no spread)"
 
 
-def _spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Spearman's correlation along an axis; 0 where a resample is one pair alone."""
-    a = _centred_ranks(x, axis)
-    b = _centred_ranks(y, axis)
-    spread = np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
-    covariance = (a * b).sum(axis)
-    return np.where(spread > 0, covariance / np.maximum(spread, 1e-300), 0.0)
+def untested(seeds: int, fewest: int = FEWEST) -> str:
+    """The verdict where there are too few seeds for one; empty where there are enough."""
+    if seeds >= fewest:
+        return ""
+    return f"undecided ({seeds} seed{'' if seeds == 1 else 's'})"
 
 
-def _centred_ranks(values: np.ndarray, axis: int) -> np.ndarray:
-    ranks = stats.rankdata(values, axis=axis)
-    return np.asarray(ranks - ranks.mean(axis, keepdims=True))
+def holm(p: Sequence[float]) -> np.ndarray:
+    """(m,) p-values adjusted by Holm's step-down method; NaN stays and does not count as a test."""
+    adjusted = np.array(p, dtype=float)
+    tested = ~np.isnan(adjusted)
+    if tested.any():
+        adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
+    return adjusted
+
+
+# --- how many seeds -------------------------------------------------------------------------------
+
+
+def power(effects: Sequence[float], n: int, level: float = SIGNIFICANT) -> float:
+    """Chance that one-sided t tests all decide, taken as independent of each other.
+
+    Args:
+        effects: of each test, distance from its bound in standard deviations.
+        n: seeds.
+        level: of each test.
+    """
+    solver = TTestPower()
+    chances = (solver.power(effect, n, level, alternative="larger") for effect in effects)
+    return float(prod(chances))
+
+
+def seeds_needed(
+    effects: Sequence[float], level: float = SIGNIFICANT, wanted: float = 0.8
+) -> int | None:
+    """Fewest seeds with which `power` reaches what is wanted; None beyond 100,000.
+
+    Args:
+        effects: see `power`; above 0.
+        level: see `power`.
+        wanted: chance, such as 0.8.
+    """
+    seeds = range(FEWEST, _MOST_SEEDS)
+    place = bisect_left(seeds, wanted, key=lambda n: power(effects, n, level))
+    return seeds[place] if place < len(seeds) else None
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def task_permutation(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> Association:
+    """Spearman's rank correlation over ordered pairs of tasks, tested by permuting the tasks.
+
+    Pairs that share a task are not independent, so nothing here treats them as such. The p-values
+    are shares of the orders of the tasks (rows and columns of y together) whose correlation is at
+    least as extreme; all orders for up to seven tasks, 5,000 drawn ones beyond. The interval is
+    that of the jackknife that leaves out one task, with all its pairs, at a time.
+
+    Args:
+        x: (k, k) values, such as distances; the diagonal is not used.
+        y: (k, k) values of the same tasks, such as accuracies.
+        level: of the interval.
+
+    Raises:
+        ValueError: unless both are square, of one size, and of four tasks or more.
+
+    Source: Mantel (1967) for the test; Fafchamps & Gubert (2007) for pairs that share a node.
+    """
+    k = len(x)
+    if x.shape != (k, k) or y.shape != (k, k) or k < 4:
+        raise ValueError(
+            "a permutation of tasks needs two k x k matrices with k of four or more; "
+            f"got {x.shape} and {y.shape}"
+        )
+    (found,) = _spearman(x, y)
+    orders = _orders(k)
+    others = _spearman(x, y[orders[:, :, None], orders[:, None, :]])
+    falls = float((others <= found + _ROUNDING).mean())
+    rises = float((others >= found - _ROUNDING).mean())
+    kept = [np.delete(np.arange(k), task) for task in range(k)]
+    without = np.array([_spearman(x[np.ix_(i, i)], y[np.ix_(i, i)])[0] for i in kept])
+    error = ((k - 1) / k * ((without - without.mean()) ** 2).sum()) ** 0.5
+    half = stats.t.isf((1 - level) / 2, k - 1) * error
+    ends = np.clip([found - half, found + half], -1, 1)
+    return Association(Interval(float(found), float(ends[0]), float(ends[1]), k), falls, rises)
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def _testable(x: np.ndarray) -> bool:
+    """Whether there are three values or more, and they differ by more than rounding."""
+    return x.size >= FEWEST and bool(np.ptp(x) > _ROUNDING * max(1.0, float(np.abs(x).max())))
+
+
+def _subtracted(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    if len(a) != len(b):
+        raise ValueError(f"paired values must come in pairs; got {len(a)} and {len(b)}")
+    return np.asarray(np.subtract(a, b), dtype=float)
+
+
+def _wilcoxon(x: np.ndarray) -> float:
+    return float(stats.wilcoxon(x).pvalue) if x.any() else 1.0
+
+
+def _orders(k: int) -> np.ndarray:
+    """(n, k) orders of k tasks, the given one first."""
+    if k <= _MOST_TASKS:
+        return np.array(list(permutations(range(k))))
+    draw = np.random.default_rng(0)
+    return np.array([np.arange(k), *(draw.permutation(k) for _ in range(_ORDERS - 1))])
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n,) Spearman's correlations off the diagonal of one matrix with n; 0 for a constant one."""
+    pairs = ~np.eye(len(x), dtype=bool)
+    a = _centred_ranks(x[pairs])
+    b = _centred_ranks(y.reshape(-1, *x.shape)[:, pairs])
+    spread = np.sqrt((a**2).sum() * (b**2).sum(1))
+    return np.asarray((b @ a) / np.where(spread > 0, spread, np.inf))
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    ranks = stats.rankdata(values, axis=-1)
+    return np.asarray(ranks - ranks.mean(-1, keepdims=True))

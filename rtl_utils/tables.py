@@ -6,13 +6,13 @@ it for a page; notebooks show it as it is.
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from rtl_utils import distances, folders, paper
+from rtl_utils import folders, paper
 from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
 from rtl_utils.provenance import (
@@ -24,52 +24,59 @@ from rtl_utils.provenance import (
 )
 from rtl_utils.runs import BACKBONE
 from rtl_utils.statistics import (
+    FEWEST,
     Interval,
-    holm,
     mean_interval,
     paired_difference,
-    rank_correlation,
-    verdict,
+    share_interval,
 )
 from rtl_utils.store import FINAL
 
 __all__ = [
+    "BEFORE",
+    "PAIR",
     "SHORTCUT_TEST",
-    "Case",
+    "STUCK",
     "Column",
     "MixedRowsWarning",
     "Paired",
     "backbone_table",
     "by_images",
     "clean_table",
+    "clean_target",
     "control_table",
+    "group_index",
     "in_order",
-    "keeps_out",
     "label",
     "manifest",
     "markdown",
     "matrix_table",
+    "mean_text",
     "mixed",
     "n_train_text",
     "origin",
     "paired",
-    "passing",
-    "rank_table",
+    "points",
+    "seed_count",
     "seeds_text",
     "shortcut_at_test",
+    "shortcut_columns",
     "shortcut_everywhere",
     "shortcut_test_table",
     "size_table",
+    "steps_table",
     "stored",
     "stored_manifest",
+    "stuck_text",
     "summary",
     "target_table",
-    "verdict_table",
     "with_paper",
     "without_shortcut",
 ]
 
-_PAIR = ("source", "target")
+STUCK = 0.25  # a run whose training accuracy is no higher has not learned
+PAIR = ("source", "target")  # columns that name the tasks of a transfer
+BEFORE = "before"  # the method that trains nothing
 
 
 class Column(NamedTuple):
@@ -96,24 +103,6 @@ class Paired(NamedTuple):
 
     a: list[float]
     b: list[float]
-
-
-class Case(NamedTuple):
-    """A claim about the difference between uncoupled transfer and fine-tuning, and its rows.
-
-    Args:
-        claim: in words.
-        rows: tidy rows of the runs that decide it.
-        metric: that is compared.
-        direction: of the claim, see `statistics.verdict`.
-        margin: see `statistics.verdict`.
-    """
-
-    claim: str
-    rows: pd.DataFrame
-    metric: str
-    direction: str
-    margin: float = 0.0
 
 
 # The metrics of the shortcut test (Salman et al. 2022) with their headings.
@@ -253,7 +242,7 @@ def summary(
         keys.append(key)
         lines.append({c.heading: _text(part, metric, c) for metric, c in columns.items()})
     headings = [c.heading for c in columns.values()]
-    return pd.DataFrame(lines, index=_index(keys, by), columns=headings)
+    return pd.DataFrame(lines, index=group_index(keys, by), columns=headings)
 
 
 def paired(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "method") -> Paired:
@@ -275,7 +264,7 @@ def paired(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "metho
     """
     chosen = rows[(rows.metric == metric) & (rows.epoch == FINAL) & rows[column].isin([a, b])]
     warn_if_mixed(chosen)
-    table = chosen.pivot(index=[*_PAIR, "seed"], columns=column, values="value")
+    table = chosen.pivot(index=[*PAIR, "seed"], columns=column, values="value")
     both = table.reindex(columns=[a, b]).dropna()
     if both.empty:
         raise ValueError(f"no seed and pair of tasks has {metric} of both {a!r} and {b!r}")
@@ -294,81 +283,13 @@ def shortcut_test_table(rows: pd.DataFrame) -> pd.DataFrame:
 
     Source: Salman et al. (2022).
     """
-    by = [*_PAIR, "method"]
+    by = [*PAIR, "method"]
     table = summary(rows[rows.source_shortcut.notna()], SHORTCUT_TEST, by)
     clean = rows[rows.source_shortcut.isna()]
     if len(clean):
         beside = summary(clean, {"val_accuracy": Column("accuracy", 100)}, by).accuracy
         table.insert(0, "clean source: accuracy, %", beside.reindex(table.index).fillna(""))
     return table
-
-
-def keeps_out(rows: pd.DataFrame, methods: Sequence[str], allowed: float = 0.02) -> pd.DataFrame:
-    """Which methods keep the shortcut out, by the shortcut test.
-
-    A method keeps it out if its flip rate is at most `allowed` above that of training from scratch,
-    and its clean accuracy is no lower than that of fine-tuning. Differences are paired by seed.
-
-    Args:
-        rows: tidy rows of one number of target images, "scratch" and "ft" among their methods.
-        methods: that are judged.
-        allowed: additional flips, as a fraction.
-
-    Returns:
-        One row per method: both differences with 95 % intervals, the answer by the means alone, and
-        the answer by the intervals: "yes" or "no" where they decide, else "undecided".
-    """
-    lines = {}
-    for method in methods:
-        flips = _difference(rows, "flip_rate", method, "scratch")
-        clean = _difference(rows, "clean_accuracy", method, "ft")
-        lines[method] = {
-            "flip rate minus scratch, points": flips.text(scale=100),
-            "clean accuracy minus fine-tuning, points": clean.text(scale=100),
-            "by the means": "yes" if flips.mean <= allowed and clean.mean >= 0 else "no",
-            "keeps it out": _answer(flips, clean, allowed),
-        }
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")
-
-
-def rank_table(
-    matrices: Mapping[str, Matrix],
-    rows: pd.DataFrame,
-    published: Mapping[str, Sequence[Sequence[float]]],
-) -> pd.DataFrame:
-    """Spearman's rank correlations of distances over all ordered pairs of tasks.
-
-    Args:
-        matrices: kind -> our matrix; the fine-tuning distance is among them.
-        rows: tidy rows with the accuracies of the transfers that measured the distances.
-        published: kind -> (k, k) matrix of Gao & Chaudhari (2021), where there is one.
-
-    Returns:
-        One row per kind, correlations as texts with 95 % bootstrap intervals: with the published
-        matrix; with our fine-tuning distance; with accuracy after transfer; with accuracy, both
-        less their target's mean, so that a hard target counts once; and the verdict on the paper's
-        claim 6, that accuracy falls as distance grows.
-
-    Raises:
-        ValueError: what `distances.accuracies` and `statistics.rank_correlation` raise.
-    """
-    one_seed = rows.seed.nunique() == 1
-    lines = {}
-    for kind, matrix in matrices.items():
-        accuracy = distances.accuracies(rows, matrix.names, distances.KINDS[kind].method)
-        with_accuracy = rank_correlation(matrix.pairs.tolist(), accuracy.tolist())
-        within = rank_correlation(
-            _less_target_means(matrix, matrix.pairs).tolist(),
-            _less_target_means(matrix, accuracy).tolist(),
-        )
-        lines[kind] = {
-            "with Gao & Chaudhari's": _with_published(matrix, published.get(kind)),
-            "with our fine-tuning distance": _with_fine_tuning(matrix, matrices),
-            "with accuracy": with_accuracy.text(2),
-            "with accuracy, within a target": within.text(2),
-            "claim 6": "undecided (one seed)" if one_seed else verdict(with_accuracy, "below"),
-        }
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("distance")
 
 
 def matrix_table(matrix: Matrix, digits: int = 2) -> pd.DataFrame:
@@ -399,10 +320,15 @@ def shortcut_everywhere(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows.source_shortcut.notna() & rows.target_shortcut.notna()]
 
 
+def clean_target(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of transfers to a clean target, from biased and from clean sources."""
+    return rows[rows.target_shortcut.isna() & (rows.method != BACKBONE)]
+
+
 def shortcut_at_test(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of runs with the shortcut in the source and a clean target."""
-    chosen = rows.source_shortcut.notna() & rows.target_shortcut.isna()
-    return rows[chosen & (rows.method != BACKBONE)]
+    """Rows of transfers with the shortcut in the source and a clean target."""
+    found = clean_target(rows)
+    return found[found.source_shortcut.notna()]
 
 
 def backbone_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -427,7 +353,7 @@ def clean_table(rows: pd.DataFrame) -> pd.DataFrame:
         "val_loss": Column("validation loss", 1, 3),
         "val_accuracy": Column("validation accuracy, %", 100),
     }
-    table = summary(rows, columns, [*_PAIR, "method"])
+    table = summary(rows, columns, [*PAIR, "method"])
     return with_paper(table, {m: f"{m}_accuracy" for m in ("ft", "fixed", "ut")})
 
 
@@ -438,7 +364,8 @@ def target_table(rows: pd.DataFrame) -> pd.DataFrame:
         "clean_accuracy": Column("accuracy, shortcut removed, %", 100),
         "val_loss": Column("validation loss", 1, 3),
     }
-    table = summary(rows, columns, [*_PAIR, "method"])
+    by = [*PAIR, "method"]
+    table = summary(rows, columns, by).assign(**{"stuck runs": _per_group(rows, by, stuck_text)})
     return with_paper(table, {m: f"ball_{m}_accuracy" for m in ("ft", "ut")})
 
 
@@ -449,46 +376,92 @@ def control_table(rows: pd.DataFrame) -> pd.DataFrame:
     part.loc[part.lr < part.lr.max(), "control"] = "a tenth of the learning rate"
     part.loc[part.epochs < part.epochs.max(), "control"] = "only the epochs of UT at τ = 1"
     columns = {"val_accuracy": Column("accuracy, shortcut on all, %", 100)}
-    return summary(part[part.control != ""], columns, [*_PAIR, "control"])
+    return summary(part[part.control != ""], columns, [*PAIR, "control"])
 
 
 def size_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The shortcut test over the number of clean target images per class."""
-    part = rows.assign(**{"images per class": rows.n_train.map(n_train_text)})
-    share = Column("in the shortcut's class, with shortcut, %", 100)
-    return summary(
-        part, SHORTCUT_TEST | {"ball_share": share}, [*_PAIR, "images per class", "method"]
-    )
-
-
-def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
-    """Paired differences of uncoupled transfer minus fine-tuning, with the verdict on each claim.
+    """The shortcut test over the number of clean target images per class.
 
     Args:
-        cases: the claims; each gives one row per pair of tasks among its rows.
+        rows: tidy rows of transfers to a clean target, see `shortcut_columns`.
+    """
+    parts = [part.assign(**{"images per class": n}) for n, part in by_images(rows).items()]
+    return shortcut_columns(pd.concat(parts), [*PAIR, "images per class", "method"])
+
+
+def shortcut_columns(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The shortcut test with both of its references, one row per group.
+
+    Args:
+        rows: tidy rows of transfers to a clean target, from biased sources and, for what is
+            inherited, from clean ones.
+        by: columns that name a group, "method" the last.
 
     Returns:
-        Differences in points with 95 % intervals, p-values of Wilcoxon's signed-rank test adjusted
-        by Holm's method over the table, and verdicts.
+        The test of the biased sources; the flips beyond those from scratch, which is less accurate
+        with few images; the inherited flips, those from a biased backbone beyond those from a clean
+        one; and the stuck runs. Differences are paired by seed, with 95 % intervals. A column that
+        would be empty is left out.
+    """
+    biased = rows[rows.source_shortcut.notna()]
+    share = Column("in the shortcut's class, with shortcut, %", 100)
+    table = summary(biased, SHORTCUT_TEST | {"ball_share": share}, by)
+    outer = list(by[:-1])
+    from_scratch: dict[Any, str] = {}
+    inherited: dict[Any, str] = {}
+    for key, part in rows.groupby(outer, sort=False) if outer else [((), rows)]:
+        source = np.where(part.source_shortcut.notna(), "biased", "clean")
+        part = part.assign(_source=source)
+        for method in part.method.unique():
+            place = (*key, method) if outer else method
+            own = part[part.method == method]
+            biased_part = part[source == "biased"]
+            from_scratch[place] = points(biased_part, "flip_rate", method, "scratch")
+            inherited[place] = points(own, "flip_rate", "biased", "clean", "_source")
+    extra = {
+        "flips minus scratch, points": [from_scratch[key] for key in table.index],
+        "inherited flips, points": [inherited[key] for key in table.index],
+        "stuck runs": _per_group(biased, by, stuck_text),
+    }
+    return table.assign(**{name: texts for name, texts in extra.items() if any(texts)})
+
+
+def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Flips with few images and few steps, with few images and many steps, and with all images.
+
+    Args:
+        rows: tidy rows of shortcut tests, some numbers of images with two lengths of training.
+
+    Returns:
+        One row per pair, number of images and method that have all three: flips in percent, and
+        their paired differences in points with 95 % intervals. Empty if there are none.
     """
     lines = []
-    p_values = []
-    for case in cases:
-        for (source, target), rows in case.rows.groupby(list(_PAIR), sort=False):
-            found = paired_difference(*paired(rows, case.metric, "ut", "ft"))
-            p_values.append(found.p)
+    keys = []
+    flips = rows[(rows.metric == "flip_rate") & (rows.method != BEFORE)]
+    for (*pair, method), part in flips.groupby([*PAIR, "method"], sort=False):
+        everything = part[part.n_train.isna()].assign(_setting="all")
+        for size in _sizes(part):
+            few = part[part.n_train == size]
+            short = few.epochs.min()
+            if short == few.epochs.max() or everything.empty:
+                continue
+            named = few.assign(_setting=np.where(few.epochs == short, "few", "many"))
+            three = pd.concat([named, everything])
+            values = {name: three.value[three._setting == name] for name in ("few", "many", "all")}
+            keys.append((*pair, n_train_text(size), method))
             lines.append(
                 {
-                    "claim": case.claim,
-                    "pair": f"{source} → {target}",
-                    "seeds": found.interval.n,
-                    "UT - FT, points": found.interval.text(scale=100),
-                    "verdict": verdict(found.interval, case.direction, case.margin),
+                    f"{short:.0f} epochs, %": mean_text(values["few"]),
+                    "as many steps as with all images, %": mean_text(values["many"]),
+                    "all images, %": mean_text(values["all"]),
+                    "fewer steps, points": points(three, "flip_rate", "few", "many", "_setting"),
+                    "fewer images, points": points(three, "flip_rate", "many", "all", "_setting"),
                 }
             )
-    table = pd.DataFrame(lines)
-    table.insert(4, "p, Holm", [f"{p:.2g}" for p in holm(p_values)])
-    return table.set_index("claim")
+    if not lines:
+        return pd.DataFrame()
+    return pd.DataFrame(lines, index=group_index(keys, [*PAIR, "images per class", "method"]))
 
 
 def with_paper(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
@@ -530,38 +503,78 @@ def n_train_text(n_train: float | None) -> str:
     return "all" if n_train is None or np.isnan(n_train) else f"{n_train:.0f}"
 
 
+def seed_count(rows: pd.DataFrame) -> str:
+    """How many seeds the rows have, as titles write it."""
+    count = rows.seed.nunique()
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def mean_text(values: Iterable[float]) -> str:
+    """Mean and interval of fractions, in percent."""
+    return mean_interval(list(values)).text(scale=100)
+
+
+def points(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "method") -> str:
+    """A paired difference in points; empty where there is none, or of a group from itself."""
+    groups = set(rows[column][rows.metric == metric])
+    if a == b or not {a, b} <= groups:
+        return ""
+    return paired_difference(*paired(rows, metric, a, b, column)).interval.text(scale=100)
+
+
+def stuck_text(rows: pd.DataFrame) -> str:
+    """How many runs have not learned, such as "3 of 20 [3, 38] %"; empty where nothing was trained.
+
+    A run is stuck if its training accuracy is at most STUCK. The interval is that of Clopper and
+    Pearson; fewer than three runs have none.
+    """
+    accuracies = rows.value[(rows.metric == "train_accuracy") & (rows.method != BEFORE)]
+    if accuracies.empty:
+        return ""
+    stuck = int((accuracies <= STUCK).sum())
+    share = share_interval(stuck, len(accuracies))
+    if share.n < FEWEST:
+        return f"{stuck} of {share.n}"
+    return f"{stuck} of {share.n} [{100 * share.low:.0f}, {100 * share.high:.0f}] %"
+
+
 def by_images(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Rows of the transfers at each number of target images per class, few images first.
 
+    Args:
+        rows: tidy rows; runs of one number of images that were trained for different numbers of
+            epochs are kept apart.
+
     Returns:
-        The number as a text -> its rows.
+        The number as a text -> its rows; the text names the epochs where they differ.
     """
     transfers = rows[rows.method != BACKBONE]
-    sizes = sorted(transfers.n_train.dropna().unique())
-    parts = {n_train_text(size): transfers[transfers.n_train == size] for size in sizes}
+    parts = {n_train_text(n): transfers[transfers.n_train == n] for n in _sizes(transfers)}
     everything = transfers[transfers.n_train.isna()]
-    return parts | ({"all": everything} if len(everything) else {})
+    if len(everything):
+        parts["all"] = everything
+    found: dict[str, pd.DataFrame] = {}
+    for text, part in parts.items():
+        lengths = sorted(part.epochs.unique()) if "epochs" in part else []
+        if len(lengths) > 1:
+            found |= {f"{text}, {n:.0f} epochs": part[part.epochs == n] for n in lengths}
+        else:
+            found[text] = part
+    return found
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows as tables list them: few images before all, methods as in METHODS, seeds rising."""
-    order = {method: k for k, method in enumerate([BACKBONE, *METHODS])}
+    order = {method: k for k, method in enumerate(dict.fromkeys([BACKBONE, BEFORE, *METHODS]))}
     placed = rows.assign(_place=rows.method.map(order))
-    by = [*_PAIR, "source_shortcut", "n_train", "_place", "seed"]
+    by = [*PAIR, "source_shortcut", "n_train", "epochs", "_place", "seed"]
     return placed.sort_values(by, kind="stable").drop(columns="_place")
 
 
-def passing(table: pd.DataFrame) -> str:
-    """Which methods keep the shortcut out, in one sentence.
-
-    Args:
-        table: of `keeps_out`.
-    """
-    by_intervals = _methods_in(table, "keeps it out")
-    by_means = _methods_in(table, "by the means")
-    return (
-        f"By the intervals {by_intervals} the shortcut out; by the means alone {by_means} it out."
-    )
+def group_index(keys: Sequence[tuple[Any, ...]], by: Sequence[str]) -> pd.Index:
+    """The groups of a table as its index: one level per column that names them."""
+    levels = pd.DataFrame(keys, columns=list(by))
+    return pd.Index(levels[by[0]]) if len(by) == 1 else pd.MultiIndex.from_frame(levels)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -598,59 +611,20 @@ def _per_seed(counts: "pd.Series[int]") -> dict[str, int]:
     return {str(seed): int(count) for seed, count in counts.items()}
 
 
-def _index(keys: Sequence[tuple[Any, ...]], by: Sequence[str]) -> pd.Index:
-    """The groups of a table as its index: one level per column that names them."""
-    levels = pd.DataFrame(keys, columns=list(by))
-    return pd.Index(levels[by[0]]) if len(by) == 1 else pd.MultiIndex.from_frame(levels)
-
-
 def _text(rows: pd.DataFrame, metric: str, column: Column) -> str:
     """Mean and interval of a metric; empty where the rows lack it."""
     values = rows.value[rows.metric == metric].tolist()
     return mean_interval(values).text(column.digits, column.factor) if values else ""
 
 
-def _difference(rows: pd.DataFrame, metric: str, method: str, baseline: str) -> Interval:
-    """Interval of a method's paired difference from its baseline; 0 from itself."""
-    if method == baseline:
-        return Interval(0.0, 0.0, 0.0, 0)
-    return paired_difference(*paired(rows, metric, method, baseline)).interval
+def _per_group(
+    rows: pd.DataFrame, by: Sequence[str], text: Callable[[pd.DataFrame], str]
+) -> list[str]:
+    """One text per group, in the order of `summary`."""
+    final = rows[rows.epoch == FINAL]
+    return [text(part) for _, part in final.groupby(list(by), sort=False, dropna=False)]
 
 
-def _answer(flips: Interval, clean: Interval, allowed: float) -> str:
-    """Whether a method keeps the shortcut out, where the intervals of both differences decide."""
-    few_flips = flips.high <= allowed
-    many_flips = flips.low > allowed
-    accurate = clean.low >= 0
-    inaccurate = clean.high < 0
-    if few_flips and accurate:
-        return "yes"
-    return "no" if many_flips or inaccurate else "undecided"
-
-
-def _less_target_means(matrix: Matrix, values: np.ndarray) -> np.ndarray:
-    """Values in the order of `Matrix.pairs`, each less the mean of its target."""
-    table = np.full(matrix.mean.shape, np.nan)
-    table[matrix.off_diagonal] = values
-    return np.asarray((table - np.nanmean(table, axis=0))[matrix.off_diagonal])
-
-
-def _with_published(matrix: Matrix, published: Sequence[Sequence[float]] | None) -> str:
-    if published is None:
-        return ""
-    theirs = np.asarray(published, dtype=float)[matrix.off_diagonal]
-    return rank_correlation(matrix.pairs.tolist(), theirs.tolist()).text(2)
-
-
-def _with_fine_tuning(matrix: Matrix, matrices: Mapping[str, Matrix]) -> str:
-    if matrix.kind == "fine-tuning":
-        return ""
-    ours = matrices["fine-tuning"].pairs
-    return rank_correlation(matrix.pairs.tolist(), ours.tolist()).text(2)
-
-
-def _methods_in(table: pd.DataFrame, column: str) -> str:
-    """The methods whose answer in a column is "yes", with the verb: "A and B keep"."""
-    passed = [label(method) for method in table.index[table[column] == "yes"]]
-    verb = "keep" if len(passed) > 1 else "keeps"
-    return f"{' and '.join(passed) or 'no method'} {verb}"
+def _sizes(rows: pd.DataFrame) -> list[float]:
+    """The numbers of target images per class, without all, few first."""
+    return sorted(rows.n_train.dropna().unique().tolist())

@@ -98,7 +98,9 @@ def table(name: str, stream: int, n: int = 20) -> Task:
 def numbers(net: models.Net, history: History) -> list[float]:
     """What a canary compares of a training."""
     weights = torch.cat([tensor.double().flatten() for tensor in net.state_dict().values()])
-    return [*history.val_loss, *history.train_loss, history.weight_length[-1], _mean(weights)]
+    losses = [*history.val_loss, *history.train_loss, *history.target_loss]
+    # nothing is trained before a transfer, so its history is empty
+    return [*losses, *history.weight_length[-1:], _mean(weights)]
 
 
 def _mean(values: torch.Tensor) -> float:
@@ -157,8 +159,11 @@ def _blend(name: str) -> list[float]:
 def _schedule(name: str) -> list[float]:
     target, source = images("target", 1), images("source", 2)
     net, _ = methods.pretrain(source, seed=SEED, sgd=PRETRAINING, width=WIDTH)
-    path = TaskPath(target, None if name == "constant" else source, blend="mixup")
     schedule = schedules.schedule(name, (0.25, 0.75, 1.0), SGD.epochs)
+    held = None
+    if schedule.adaptive:
+        target, held = data.hold_out(target, 0.2, SEED)
+    path = TaskPath(target, None if name == "constant" else source, blend="mixup", held_out=held)
     return _fitted(path, schedule, net)
 
 
@@ -198,11 +203,13 @@ def _lengths() -> list[float]:
     target, source = images("target", 1), images("source", 2)
     pairs = np.arange(6)
     path = TaskPath(target, source, blend="annealed")
-    callback = lengths.PairLength(pairs, pairs[::-1].copy(), 2, SEED)
+    callback = lengths.Lengths(
+        lengths.PairLength(pairs, pairs[::-1].copy(), 2, SEED), lengths.PathLength(pairs)
+    )
     net = models.build(target, WIDTH, SEED)
     grid = schedules.Grid((0.0, 0.5, 1.0))
     training.fit([Replica(net, path, grid, SEED, SGD, callback)])
-    return [*map(float, callback.mean), float(callback.riemannian.sum())]
+    return [*map(float, callback.pairs.mean), callback.path.total]
 
 
 def _flips() -> list[float]:

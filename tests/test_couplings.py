@@ -334,7 +334,7 @@ def test_quadratic_step_by_hand():
 
 def test_quadratic_step_of_a_weight_that_is_too_small_is_refused():
     block, cost = random_block(0, 20, 20)
-    with pytest.raises(ValueError, match="weight must not be so small .*got 1e-08"):
+    with pytest.raises(ValueError, match=r"weight must be above some 1e-4 of the costs.*got 1e-08"):
         proximal_quadratic(block, cost, 1e-8)
 
 

@@ -28,6 +28,7 @@ from rtl_utils.data import (
     declare_missing_operators,
     digits,
     disjoint,
+    hold_out,
     load,
     pack,
     permute_features,
@@ -378,6 +379,46 @@ def test_digits_depend_on_the_seed_alone():
     assert not torch.equal(a.x_train, c.x_train)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_pixel_of_a_validation_digit_is_in_any_clutter(seed, monkeypatch):
+    """The validation digits are white here and the training digits black."""
+    from sklearn import datasets
+
+    white = np.concatenate([validation_rows(name, seed, monkeypatch) for name in DIGIT_TASKS])
+    bunch = datasets.load_digits()
+    bunch.images[:] = 0
+    bunch.images[white] = 16
+    monkeypatch.setattr(datasets, "load_digits", lambda: bunch)
+    for name in DIGIT_TASKS:
+        task = digits(name, seed)
+        assert int(task.x_train.max()) < 128  # noise alone
+        for image in task.x_val[:, 0] > 127:
+            top, left = image.nonzero().min(0).values
+            assert image[top : top + 8, left : left + 8].all()  # the digit itself
+            assert int(image.sum()) == 64  # and nothing else
+
+
+DIGIT_TASKS = tuple(DATASETS["digits"].tasks)
+
+
+def validation_rows(name, seed, monkeypatch):
+    """Rows of scikit-learn's digits that are a task's validation images."""
+    module = importlib.import_module("rtl_utils.data.digits")
+    clutter, rows = module._clutter, []
+
+    def noted(images, row, *rest):
+        rows.append(row)
+        return clutter(images, row, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_clutter", noted)
+        task = digits(name, seed)
+    return rows[len(task.y_train) :]
+
+
+# --- parts of the training data ---
+
+
 @given(seed=st.integers(0, 1000), n_train=st.integers(1, 4))
 def test_n_train_is_images_per_class_and_leaves_validation_alone(pictures, seed, n_train):
     task = pictures()
@@ -399,6 +440,54 @@ def test_n_train_of_a_regression_is_of_all(table):
 def test_n_train_that_the_data_do_not_have_is_refused(pictures, n_train):
     with pytest.raises(ValueError, match=f"n_train must .*1 and 4.*got {n_train!r}"):
         subset(pictures(per_class=4), n_train, seed=0)
+
+
+def rows_of(part, whole):
+    """Rows of the whole training data that a part of it holds, in a task of distinct inputs."""
+    known = {x.numpy().tobytes(): row for row, x in enumerate(whole)}
+    return [known[x.numpy().tobytes()] for x in part]
+
+
+@given(seed=st.integers(0, 1000), share=st.floats(0.01, 0.8), per_class=st.integers(2, 9))
+def test_held_out_examples_and_the_others_are_the_training_data(pictures, seed, share, per_class):
+    task = pictures(per_class=per_class)
+    rest, held = hold_out(task, share, seed)
+    kept, chosen = rows_of(rest.x_train, task.x_train), rows_of(held.x_val, task.x_train)
+    assert sorted(kept + chosen) == list(range(5 * per_class))  # each once, in one of the two
+    assert rest.y_train.tolist() == task.y_train[kept].tolist()
+    assert held.y_val.tolist() == task.y_train[chosen].tolist()
+    assert held.y_val.bincount().tolist() == [max(1, round(share * per_class))] * 5
+    assert torch.equal(held.x_train, rest.x_train)
+    assert rest.x_val is task.x_val
+    assert rest.y_val is task.y_val
+
+
+def test_held_out_examples_are_drawn_by_the_seed(pictures):
+    task = pictures(per_class=10)
+    first, again, other = (hold_out(task, 0.2, seed)[1] for seed in (0, 0, 1))
+    assert torch.equal(first.x_val, again.x_val)
+    assert not torch.equal(first.x_val, other.x_val)
+
+
+def test_a_share_of_a_regression_is_of_all(table):
+    rest, held = hold_out(table(n=20), 0.25, seed=0)
+    assert (len(rest.y_train), len(held.y_val)) == (15, 5)
+
+
+def test_only_the_classes_that_there_are_are_held_out(pictures):
+    """One head for all classes leaves outputs that the target has no example of."""
+    _, target = disjoint(pictures("source"), other_classes(pictures("target", per_class=5)))
+    _, held = hold_out(target, 0.2, seed=0)
+    assert sorted(held.y_val.tolist()) == [5, 6, 7, 8, 9]
+
+
+def other_classes(task):
+    return replace(task, class_names=tuple("fghij"))
+
+
+def test_nothing_is_held_out_of_a_class_of_one_example(pictures):
+    with pytest.raises(ValueError, match=r"'target' has a single training example.*raise n_train"):
+        hold_out(pictures(per_class=1), 0.2, seed=0)
 
 
 # --- loading ---

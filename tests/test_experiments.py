@@ -39,11 +39,21 @@ DIGITS = Run(
 )
 COUPLED = Coupled(iterations=2, block=10, blocks=2, partitions=2)
 WILD = Sgd(lr=1e30, epochs=3, batch_size=500)
+MEASURES = ("clean_accuracy", "ball_accuracy", "clean_share", "ball_share", "flip_rate")
 
 
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "out")
+
+
+@pytest.fixture
+def two_threads():
+    """This process as users have it: torch takes every core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def files(store):
@@ -103,8 +113,7 @@ def test_rows_carry_the_runs_own_columns(store):
 
 def test_image_rows_hold_the_test_of_the_shortcut(store):
     rows = run([DIGITS], store)
-    measures = ("clean_accuracy", "ball_accuracy", "clean_share", "ball_share", "flip_rate")
-    for metric in (*measures, "train_accuracy", "val_accuracy"):
+    for metric in (*MEASURES, "train_accuracy", "val_accuracy"):
         assert len(final(rows, metric)) == 1
         assert final(rows, metric).between(0, 1).all()
     # the target is clean
@@ -116,6 +125,80 @@ def test_image_rows_hold_the_test_of_the_shortcut(store):
     assert final(rows, "ball_accuracy").item() == pytest.approx(accuracy)
     share = float((predicted == 4).float().mean())
     assert final(rows, "ball_share").item() == pytest.approx(share)
+
+
+def test_run_from_a_clean_source_holds_the_test_of_the_shortcut_too(store):
+    """What a network does with the ball that never saw one: the floor under a biased source."""
+    clean = replace(DIGITS, source_shortcut=None)
+    rows = run([clean, clean.backbone()], store)
+    for r in (clean, clean.backbone()):
+        mine = rows[rows.run == r.key]
+        for metric in MEASURES:
+            assert final(mine, metric).between(0, 1).all()
+            assert len(final(mine, metric)) == 1
+        assert final(mine, "clean_accuracy").item() == final(mine, "val_accuracy").item()
+    task = load("digits", "digits-5-9", 0)
+    net = network(clean, store)
+    plain, ball = (
+        predict(net, x).argmax(1) for x in (task.x_val, plant(task, Shortcut(), 0).x_val)
+    )
+    mine = rows[rows.run == clean.key]
+    assert final(mine, "flip_rate").item() == pytest.approx(float((plain != ball).float().mean()))
+    assert final(mine, "ball_share").item() == pytest.approx(float((ball == 4).float().mean()))
+
+
+def test_from_scratch_one_training_serves_the_clean_and_the_biased_source(store):
+    biased = replace(DIGITS, method="scratch")
+    clean = replace(biased, source_shortcut=None)
+    rows = run([biased, clean], store)
+    assert len(files(store)) == 1
+    by_source = dict(iter(rows.groupby(rows.source_shortcut.notna())))
+    assert set(by_source) == {True, False}
+    pd.testing.assert_frame_equal(numbers(by_source[True]), numbers(by_source[False]))
+    assert len(final(by_source[False], "flip_rate")) == 1
+
+
+def test_shortcut_that_is_named_is_tested_in_place_of_the_usual_one(store):
+    mark = replace(DIGITS, source_shortcut=None, tested=Shortcut("mark", ("2",)))
+    rows = run([mark], store)
+    planted = plant(load("digits", "digits-5-9", 0), Shortcut("mark"), 0).x_val
+    predicted = predict(network(mark, store), planted).argmax(1)
+    share = float((predicted == 2).float().mean())
+    assert final(rows, "ball_share").item() == pytest.approx(share)
+
+
+def test_table_has_no_test_of_a_shortcut(store):
+    assert not set(MEASURES) & set(run([QUICK], store).metric)
+
+
+def test_before_transfer_the_backbone_is_measured_on_the_target(store):
+    before = replace(DIGITS, method="before", target_shortcut=Shortcut())
+    rows = run([before], store)
+    assert set(rows.epoch) == {FINAL}
+    assert final(rows, "weight_length").item() == 0
+    _, target = tasks(before)
+    backbone = network(before.backbone(), store)
+    predicted = predict(backbone, target.x_val).argmax(1)
+    accuracy = float((predicted == target.y_val).float().mean())
+    assert final(rows, "val_accuracy").item() == pytest.approx(accuracy)
+    share = float((predicted == 4).float().mean())
+    assert final(rows, "ball_share").item() == pytest.approx(share)
+    assert len(files(store)) == 2  # the same weights, under both names
+
+
+@pytest.mark.parametrize("method", ["ft", "before", "fixed", "lp-ft", "backbone"])
+def test_rows_say_that_they_were_made_by_one_thread(method, two_threads, store):
+    wanted = DIGITS.backbone() if method == "backbone" else replace(DIGITS, method=method)
+    assert set(run([wanted], store).threads) == {1}
+
+
+def test_share_of_the_backbone_is_that_of_the_run(store):
+    """At 1 the average is the backbone, with statistics of the target's images."""
+    wise = replace(DIGITS, method="wise-ft", backbone_share=1.0)
+    run([wise], store)
+    backbone = network(wise.backbone(), store)
+    weights = dict(network(wise, store).named_parameters())
+    assert all(torch.equal(p, weights[name]) for name, p in backbone.named_parameters())
 
 
 def test_shortcut_is_tested_on_every_validation_image_whatever_the_source_carried(pictures):
@@ -242,15 +325,6 @@ def test_a_run_is_the_same_alone_and_among_others(store, tmp_path):
     assert_nearly(alone, together[together.run == wanted[2].key])
 
 
-@pytest.fixture
-def two_threads():
-    """This process as users have it: torch takes every core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 REAL = replace(DIGITS, width="small", sgd=Sgd(epochs=2, batch_size=16), n_train=None)
 
 
@@ -262,14 +336,17 @@ def test_a_run_here_gives_the_bits_of_the_same_run_in_a_worker(two_threads, stor
     both = run([biased, replace(biased, seed=1)], Store(tmp_path / "both"))
     beside = both[both.run == biased.key]
     pd.testing.assert_frame_equal(numbers(alone), numbers(beside), check_exact=True)
-    transferred = run([REAL], store)
-    both = run([REAL, replace(REAL, method="ut")], Store(tmp_path / "both"))
-    beside = both[both.run == REAL.key]
-    pd.testing.assert_frame_equal(numbers(transferred), numbers(beside), check_exact=True)
+    for method in ("ft", "fixed", "lp-ft", "wise-ft"):
+        wanted = replace(REAL, method=method)
+        transferred = run([wanted], store)
+        beside = [wanted, replace(REAL, method="ut"), replace(REAL, method="ut-mixture")]
+        both = run(beside, Store(tmp_path / "both"))
+        both = both[both.run == wanted.key]
+        pd.testing.assert_frame_equal(numbers(transferred), numbers(both), check_exact=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fixed", "lp-ft", "ct", "ct-iterated"])
+@pytest.mark.parametrize("method", ["fixed", "lp-ft", "wise-ft", "iso", "ct", "ct-iterated"])
 def test_number_of_threads_changes_no_bit(method, store, tmp_path):
     """What is prepared before a training, such as features and couplings, has one thread too."""
     wanted = replace(REAL, method=method, n_train=100, coupled=replace(COUPLED, blocks=1))
@@ -390,7 +467,7 @@ REFUSED = {
     "unknown method": ({"method": "lora"}, "lora"),
     "unknown class": ({"source_shortcut": Shortcut(classes=("kangaroo",))}, "kangaroo"),
     "unknown target": ({"target": "flowers"}, "flowers"),
-    "unknown width": ({"width": "wide"}, "wide"),
+    "unknown width": ({"width": "large"}, "large"),
     "width of a table": ({"width": "batchnorm"}, "batchnorm"),
     "taus": ({"taus": (0.0, 0.5)}, "taus"),
     "fewer epochs than taus": ({"taus": (0.0, 0.5, 1.0)}, "epochs must be at least"),
@@ -416,7 +493,18 @@ REFUSED = {
         {"method": "counter", "source_shortcut": None},
         "'counter' must know where the shortcut is",
     ),
-    "lp-ft in one epoch": ({"method": "lp-ft", "sgd": Sgd(epochs=1)}, "'lp-ft' .*2 or more; got 1"),
+    "lengths without steps": (
+        {"method": "fixed", "partitions": 2},
+        "'fixed' takes no steps of SGD",
+    ),
+    "nothing to hold out": (
+        {"method": "iso", "n_train": 1, "sgd": Sgd(batch_size=4)},
+        "two or more",
+    ),
+    "share of the backbone": (
+        {"method": "wise-ft", "backbone_share": 1.5},
+        "backbone_share must lie between 0 .*got 1.5",
+    ),
     "batch larger than the target": ({"sgd": Sgd(epochs=2, batch_size=151)}, "150 .*got 151"),
     "batch larger than the source": (
         {"source_sgd": Sgd(epochs=2, batch_size=5_000)},
@@ -476,16 +564,17 @@ def test_device_that_is_not_there_is_refused_before_training(store):
 
 def test_distances_are_stored_and_never_measured_twice(store):
     measured = replace(DIGITS, method="ut", partitions=2)
+    fine_tuned = replace(measured, method="ft")
     coupled = replace(DIGITS, method="ct-iterated", coupled=COUPLED)
-    rows = run([measured, coupled], store)
-    ut = rows[rows.method == "ut"]
-    ct = rows[rows.method == "ct-iterated"]
-    for metric in ("information_length", "riemannian_length"):
-        assert 0 < final(ut, f"{metric}_error").item() < final(ut, metric).item()
-    mean = final(ut, "information_length").item()
-    # two partitions, and Fisher's factor
-    riemannian = final(ut, "riemannian_length").item()
-    assert riemannian == pytest.approx(2 * 2**0.5 * mean, rel=1e-5)
+    rows = run([measured, fine_tuned, coupled], store)
+    ut, ft, ct = (rows[rows.method == method] for method in ("ut", "ft", "ct-iterated"))
+    for part in (ut, ft):
+        length = final(part, "information_length").item()
+        assert 0 < final(part, "information_length_error").item() < length
+    # one number per training, of the path on the target alone
+    assert final(ft, "riemannian_length").item() > 0
+    assert not len(final(ut, "riemannian_length"))
+    assert "riemannian_length_error" not in set(rows.metric)
     distance = ct[ct.metric == "coupled_distance"].set_index("epoch").value
     assert sorted(distance.index) == [FINAL, 0, 1]
     assert distance[FINAL] == distance[1]
@@ -493,24 +582,30 @@ def test_distances_are_stored_and_never_measured_twice(store):
     assert 0 < final(ct, "coupled_distance_error").item() < distance[FINAL]
     assert not len(final(ct, "information_length"))
     assert not len(final(ut, "coupled_distance"))
-    for part in (ut, ct):
+    for part in (ut, ft, ct):
         lengths = part[(part.metric == "weight_length") & (part.epoch >= 0)]
         last = lengths.sort_values("epoch").value.iloc[-1]
         assert final(part, "weight_length").item() == last > 0
     before = files(store)
-    pd.testing.assert_frame_equal(run([measured, coupled], store), rows)
+    pd.testing.assert_frame_equal(run([measured, fine_tuned, coupled], store), rows)
     assert files(store) == before
-    assert len(before) == 3
+    assert len(before) == 4
 
 
-def test_losses_that_steer_tau_are_stored(store):
-    rows = run([replace(DIGITS, method="iso")], store)
-    per_epoch = rows[rows.epoch >= 0]
-    tau = per_epoch[per_epoch.metric == "tau"].value
-    source_loss = per_epoch[per_epoch.metric == "source_loss"].value
-    assert len(tau) == len(source_loss) == 2
-    assert (source_loss > 0).all()
-    assert tau.max() == 1
+def test_losses_that_steer_tau_and_the_share_of_the_cap_are_stored(store):
+    iso = replace(DIGITS, method="iso", sgd=Sgd(epochs=6, batch_size=50))
+    rows = run([iso, replace(iso, method="ft")], store)
+    mine = rows[rows.method == "iso"]
+    per_epoch = {
+        metric: mine[(mine.metric == metric) & (mine.epoch >= 0)].sort_values("epoch").value
+        for metric in ("tau", "source_loss", "target_loss")
+    }
+    assert {len(values) for values in per_epoch.values()} == {6}
+    assert all((values > 0).all() for values in per_epoch.values())
+    assert sorted(set(per_epoch["tau"])) == pytest.approx([1 / 3, 2 / 3, 1])
+    (share,) = final(mine, "capped_share")
+    assert share in (0, 0.5, 1)  # of two moves
+    assert set(rows[rows.metric == "capped_share"].method) == {"iso"}
 
 
 def test_disjoint_heads_have_one_output_per_class_of_both_tasks(store):

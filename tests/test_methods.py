@@ -7,11 +7,13 @@ import torch
 
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import Shortcut, as_float, plant
+from rtl_utils.heads import converge_head
+from rtl_utils.lengths import PATH_EXAMPLES, PathLength
 from rtl_utils.methods import METHODS, Knowledge, Setup, plan, pretrain, train, transfer
-from rtl_utils.models import build, predict
+from rtl_utils.models import build, estimate_statistics, predict
 from rtl_utils.paths import Path
 from rtl_utils.schedules import CONSTANT
-from rtl_utils.training import Replica, Sgd, TrainingDiverged, fit
+from rtl_utils.training import History, Replica, Sgd, TrainingDiverged, fit
 
 WIDTH = (4, 4, 4, 4)
 SETUP = Setup(
@@ -19,6 +21,7 @@ SETUP = Setup(
     width=WIDTH,
     coupled=Coupled(iterations=2, block=5, partitions=2),
 )
+STEPPING = [name for name, record in METHODS.items() if record.takes_steps]
 FROM_A_GRID = [name for name, record in METHODS.items() if record.schedule == "grid"]
 
 
@@ -70,34 +73,42 @@ def assert_same(net, other):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_transfer_leaves_the_backbone_and_takes_equal_steps(backbone, ends, knowledge, method):
+def test_transfer_leaves_the_backbone_as_it_is(backbone, ends, knowledge, method):
     before = copied(backbone)
-    net, history = transferred(method, backbone, ends, knowledge=knowledge)
+    transferred(method, backbone, ends, knowledge=knowledge)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("method", STEPPING)
+def test_transfer_takes_every_epoch(backbone, ends, knowledge, method):
+    net, history = transferred(method, backbone, ends, knowledge=knowledge)
     lengths = {name: len(values) for name, values in history.series().items()}
-    del lengths["source_loss"]
+    steered = {lengths.pop(name) for name in ("source_loss", "target_loss")}
+    assert steered == {5 if method == "iso" else 0}
     assert set(lengths.values()) == {5}
     assert history.weight_length == sorted(history.weight_length)
     assert history.weight_length[0] > 0
-    assert not torch.equal(net.head.weight, before["head.weight"])
+    assert not torch.equal(net.head.weight, backbone.head.weight)
 
 
 @pytest.mark.parametrize(
-    "method", [name for name, record in METHODS.items() if record.statistics == "updated"]
+    "method", [name for name in STEPPING if METHODS[name].statistics == "updated"]
 )
 def test_batchnorm_sees_three_mini_batches_per_epoch(backbone, ends, knowledge, method):
-    net, _ = transferred(method, backbone, ends, knowledge=knowledge)
-    record = METHODS[method]
-    start = 0 if record.start == "fresh" else int(backbone.body[0][1].num_batches_tracked)
-    # in the epochs of the head alone the body is a fixed function
-    epochs = 3 if record.trainable == "head, then all" else 5
-    assert int(net.body[0][1].num_batches_tracked) - start == 3 * epochs
+    planned = prepared(method, backbone, ends, knowledge=knowledge)
+    start = int(planned.net.body[0][1].num_batches_tracked)
+    train([planned])
+    seen = int(planned.net.body[0][1].num_batches_tracked) - start
+    if method == "wise-ft":  # its statistics are estimated anew, in one pass
+        assert seen == 1 - start
+    else:
+        assert seen == 5 * (2 if method == "iso" else 3)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_plans_have_equal_numbers_of_steps(backbone, ends, knowledge, method):
     planned = prepared(method, backbone, ends, knowledge=knowledge, taus=(0, 1))
-    assert len(planned.first.path) == 20
+    assert len(planned.first.path) == (15 if method == "iso" else 20)  # it holds a fifth out
     assert replace(planned.first.sgd, l2_sp=0.0) == SETUP.sgd
 
 
@@ -113,15 +124,35 @@ def test_no_two_methods_are_one(backbone, ends, knowledge):
 @pytest.mark.parametrize("method", METHODS)
 def test_tau_goes_the_way_of_the_methods_schedule(backbone, ends, knowledge, method):
     _, history = transferred(method, backbone, ends, knowledge=knowledge, taus=(0, 0.4, 1))
+    constant = {"before": [], "fixed": [1]}
     taus = {
-        "constant": [1] * 5,
+        "constant": constant.get(method, [1] * 5),
         "grid": [0, 0, 0.4, 0.4, 1],
         "even": [0, 0.25, 0.5, 0.75, 1],
         "iso": sorted(history.tau),
     }
     assert history.tau == taus[METHODS[method].schedule]
-    assert history.tau[-1] == 1
+    assert history.tau[-1:] in ([1], [])
     assert (history.start_loss is not None) == (method == "iso") == (len(history.source_loss) == 5)
+
+
+def test_before_transfer_is_the_backbone_itself(backbone, ends):
+    planned = prepared("before", backbone, ends)
+    assert train([planned]) == [History()]
+    assert planned.net is not backbone
+    assert_same(planned.net, backbone)
+    x = ends[1].x_val
+    assert torch.equal(predict(planned.net, x), predict(backbone, x))
+
+
+def test_nothing_to_train_is_done_at_once_beside_other_plans(backbone, ends):
+    """Also where it comes first, last and in between."""
+    names = ("before", "ft", "fixed", "scratch", "before")
+    plans, done = [prepared(name, backbone, ends) for name in names], []
+    histories = train(plans, on_done=lambda k, history: done.append(k))
+    assert done[:3] == [0, 2, 4]
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    assert [len(history.tau) for history in histories] == [0, 5, 1, 5, 0]
 
 
 def test_fixed_feature_changes_the_head_alone(backbone, ends):
@@ -139,20 +170,29 @@ def test_fixed_feature_with_updated_statistics_keeps_the_bodys_weights(backbone,
     assert not torch.equal(net.body[0][1].running_mean, backbone.body[0][1].running_mean)
 
 
-def test_fine_tuning_with_frozen_statistics_moves_every_weight_and_no_statistic(backbone, ends):
-    net, _ = transferred("ft-frozen", backbone, ends)
+@pytest.mark.parametrize("method", ["ft-frozen", "ut-frozen"])
+def test_frozen_statistics_let_every_weight_move_and_no_statistic(backbone, ends, method):
+    net, _ = transferred(method, backbone, ends)
     before, weights = copied(backbone), dict(backbone.named_parameters())
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]) != (name in weights), name
 
 
-def test_fixed_feature_is_the_training_of_a_linear_layer_on_the_features(backbone, ends):
+def test_fixed_feature_is_the_converged_head_of_the_backbone(backbone, ends):
     _, target = ends
     net, history = transferred("fixed", backbone, ends)
-    output = predict(net, target.x_val)
-    assert history.val_accuracy[-1] == pytest.approx(
-        float((output.argmax(1) == target.y_val).float().mean())
-    )
+    expected = copy.deepcopy(backbone)
+    assert numbers(converge_head(expected, target)) == numbers(history)
+    assert_same(net, expected)
+    # five epochs of SGD do not come as far
+    _, stepped = transferred("fixed-updated", backbone, ends)
+    assert history.train_loss[-1] < stepped.train_loss[-1]
+
+
+def test_numbers_that_sgd_reads_change_no_converged_head(backbone, ends):
+    net, _ = transferred("fixed", backbone, ends)
+    other, _ = transferred("fixed", backbone, ends, sgd=Sgd(lr=0.5, epochs=1, batch_size=4))
+    assert_same(net, other)
 
 
 def test_from_scratch_depends_on_the_seed_and_not_on_the_backbone(backbone, ends):
@@ -164,7 +204,8 @@ def test_from_scratch_depends_on_the_seed_and_not_on_the_backbone(backbone, ends
 @pytest.mark.parametrize("method", [name for name in FROM_A_GRID if name != "ct-iterated"])
 def test_path_at_tau_one_is_fine_tuning(backbone, ends, knowledge, method):
     at_end, history = transferred(method, backbone, ends, knowledge=knowledge, taus=(1,))
-    ft, ft_history = transferred("ft", backbone, ends)
+    end = "ft-frozen" if METHODS[method].statistics == "frozen" else "ft"
+    ft, ft_history = transferred(end, backbone, ends)
     assert_same(at_end, ft)
     assert numbers(history) == numbers(ft_history)
 
@@ -172,40 +213,89 @@ def test_path_at_tau_one_is_fine_tuning(backbone, ends, knowledge, method):
 # --- what each of the known baselines is ---
 
 
-def test_lp_ft_trains_the_head_alone_then_everything(backbone, ends):
-    planned = prepared("lp-ft", backbone, ends)
-    before = copied(backbone)
-    probe = next(planned.stages)
-    (first,) = fit([probe])
-    for name, value in planned.net.state_dict().items():
-        assert torch.equal(value, before[name]) != name.startswith("head."), name
-    fixed, _ = transferred("fixed", backbone, ends, sgd=replace(SETUP.sgd, epochs=2))
-    torch.testing.assert_close(planned.net.head.weight, fixed.head.weight)
-    rest = planned.stages.send(first)
-    (second,) = fit([rest])
-    assert len(first.tau) + len(second.tau) == 5
+def test_lp_ft_is_the_whole_fine_tuning_after_a_converged_head(backbone, ends):
+    net, history = transferred("lp-ft", backbone, ends)
+    start, _ = transferred("fixed", backbone, ends)
+    start.frozen_statistics = False
+    again = Replica(start, Path(ends[1]), CONSTANT, 0, SETUP.sgd)
+    (expected,) = fit([again])
+    assert_same(net, again.net)
+    assert numbers(history) == numbers(expected)
+    assert len(history.tau) == 5
     weights = dict(backbone.named_parameters())
-    for name, value in planned.net.named_parameters():
+    for name, value in net.named_parameters():
         assert not torch.equal(value, weights[name]), name
-    further = [first.weight_length[-1] + length for length in second.weight_length]
-    with pytest.raises(StopIteration) as end:
-        planned.stages.send(second)
-    history = end.value.value
-    assert history.weight_length == pytest.approx(first.weight_length + further)
-    assert history.val_loss == first.val_loss + second.val_loss
-    assert history.tau == [1] * 5
-    assert history.seconds == pytest.approx(first.seconds + second.seconds)
 
 
-def test_wise_ft_is_the_average_of_backbone_and_fine_tuned(backbone, ends):
-    (wise, history), (ft, ft_history) = (
-        transferred(method, backbone, ends) for method in ("wise-ft", "ft")
-    )
-    start, end = backbone.state_dict(), ft.state_dict()
-    for name, value in wise.state_dict().items():
-        mean = (start[name] + end[name]) / 2
-        torch.testing.assert_close(value, mean if value.is_floating_point() else end[name])
+def averaged(backbone, ends, share):
+    """The average of backbone and fine-tuned weights, with statistics of the target's images."""
+    ft, _ = transferred("ft", backbone, ends)
+    start = dict(backbone.named_parameters())
+    with torch.no_grad():
+        for name, p in ft.named_parameters():
+            p.copy_((1 - share) * p + share * start[name])
+    estimate_statistics(ft, ends[1].x_train)
+    return ft
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.25, 1.0])
+def test_wise_ft_is_the_average_of_backbone_and_fine_tuned(backbone, ends, share):
+    wise, history = transferred("wise-ft", backbone, ends, backbone_share=share)
+    ft, ft_history = transferred("ft", backbone, ends)
+    expected = averaged(backbone, ends, 0.5 if share is None else share)
+    torch.testing.assert_close(wise.state_dict(), expected.state_dict())
     assert numbers(history) == numbers(ft_history)
+    ends_of = {0.0: ft, 1.0: backbone}
+    if share in ends_of:
+        for name, p in ends_of[share].named_parameters():
+            assert torch.equal(p, dict(wise.named_parameters())[name]), name
+
+
+def test_statistics_of_wise_ft_are_those_of_its_own_weights_on_the_target(backbone, ends):
+    """An average of two networks' statistics fits the features of neither, nor of the average."""
+    wise, _ = transferred("wise-ft", backbone, ends)
+    ft, _ = transferred("ft", backbone, ends)
+    first = wise.body[0][0]
+    features = first(as_float(ends[1].x_train)).detach()
+    norm = wise.body[0][1]
+    torch.testing.assert_close(norm.running_mean, features.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, features.var((0, 2, 3)))
+    means = [net.body[0][1].running_mean for net in (backbone, ft)]
+    assert not torch.allclose(norm.running_mean, sum(means) / 2)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_share_of_the_backbone_lies_between_0_and_1(share):
+    with pytest.raises(ValueError, match=f"backbone_share must lie between 0 .*got {share}"):
+        Setup(backbone_share=share)
+
+
+@pytest.mark.parametrize("method", ["scratch", "ft", "l2-sp"])
+def test_share_of_the_backbone_changes_no_other_method(backbone, ends, knowledge, method):
+    nets = [
+        transferred(method, backbone, ends, knowledge=knowledge, backbone_share=share)[0]
+        for share in (None, 0.9)
+    ]
+    assert_same(*nets)
+
+
+def test_iso_holds_out_a_fifth_of_the_training_images_and_does_not_train_on_them(backbone, ends):
+    path = prepared("iso", backbone, ends).first.path
+    whole = [x.numpy().tobytes() for x in ends[1].x_train]
+    trained = [x.numpy().tobytes() for x in path.target.x_train]
+    held = [x.numpy().tobytes() for x in path.held_out.x_val]
+    assert sorted(trained + held) == sorted(whole)
+    assert not set(trained) & set(held)
+    assert path.held_out.y_val.bincount().tolist() == [1] * 5
+    assert torch.equal(path.target.x_val, ends[1].x_val)
+    batch, _ = path.sample(1.0, len(path), seed=3)
+    seen = {x.numpy().tobytes() for x in batch}
+    assert not seen & {x.numpy().tobytes() for x in as_float(path.held_out.x_val)}
+
+
+def test_only_an_adaptive_schedule_holds_images_out():
+    for record in METHODS.values():
+        assert (record.held_out > 0) == (record.schedule == "iso")
 
 
 def test_l2_sp_is_fine_tuning_with_a_pull(backbone, ends):
@@ -300,9 +390,9 @@ def test_stages_end_where_their_training_diverges(backbone, ends, method):
 # --- how far predictions move ---
 
 
-# an iterated coupling measures its own pairs, and lp-ft is two trainings
 @pytest.mark.parametrize(
-    "method", [name for name in METHODS if name not in ("ct-iterated", "lp-ft")]
+    "method",
+    [name for name in STEPPING if name != "ct-iterated"],  # which measures its own pairs
 )
 def test_information_length_of_every_method_is_measured_where_asked(
     backbone, ends, knowledge, method
@@ -312,6 +402,22 @@ def test_information_length_of_every_method_is_measured_where_asked(
     lengths = planned.lengths.mean
     assert lengths.shape == (500,)
     assert (lengths > 0).all()
+    on_the_target = METHODS[method].blend in (None, "symmetric")
+    assert (planned.path_length is not None) == on_the_target
+    if on_the_target:
+        assert planned.path_length > 0
+
+
+def test_path_length_is_that_of_its_callback_over_the_first_random_examples(backbone, ends):
+    planned = prepared("ft", backbone, ends, partitions=5)
+    train([planned])
+    alone = prepared("ft", backbone, ends)
+    alone.first.callback = PathLength(planned.lengths.target[:PATH_EXAMPLES])
+    fit([alone.first])
+    assert planned.path_length == alone.first.callback.total > 0
+    assert prepared("ft", backbone, ends).path_length is None
+    # what is looked at changes nothing
+    assert_same(planned.net, transferred("ft", backbone, ends)[0])
 
 
 def test_no_information_length_where_none_is_asked_for(backbone, ends):
@@ -321,7 +427,7 @@ def test_no_information_length_where_none_is_asked_for(backbone, ends):
     assert iterated.lengths is None
 
 
-@pytest.mark.parametrize("method", ["ft", "fixed"])
+@pytest.mark.parametrize("method", ["ft", "ft-frozen"])
 def test_length_of_one_partition_is_from_the_backbone_to_the_end(backbone, ends, method):
     planned = prepared(method, backbone, ends, partitions=1)
     train([planned])
@@ -343,7 +449,7 @@ def test_ut_at_tau_zero_first_is_not_fine_tuning(backbone, ends):
 
 
 def test_unknown_method_is_refused(backbone, ends):
-    with pytest.raises(ValueError, match=r"method must be one of scratch, ft.*got 'lora'"):
+    with pytest.raises(ValueError, match=r"method must be one of before, scratch, ft.*got 'lora'"):
         transferred("lora", backbone, ends)
 
 
@@ -373,12 +479,8 @@ def test_method_that_must_know_the_shortcut_is_refused_without(backbone, ends, m
 @pytest.mark.parametrize(
     ("method", "change", "says"),
     [
-        ("lp-ft", {"partitions": 2}, "'lp-ft' is two trainings"),
-        (
-            "lp-ft",
-            {"sgd": Sgd(epochs=1, batch_size=8)},
-            "'lp-ft' splits its epochs .*2 or more; got 1",
-        ),
+        ("before", {"partitions": 2}, "'before' takes no steps of SGD.*leave partitions out"),
+        ("fixed", {"partitions": 2}, "'fixed' takes no steps of SGD.*leave partitions out"),
         ("ft", {"partitions": 0}, "partitions must lie between 1 and the 5 epochs.*got 0"),
         ("ut", {"partitions": 6}, "partitions must lie between 1 and the 5 epochs.*got 6"),
         (
@@ -465,3 +567,9 @@ def test_backbone_that_does_not_fit_the_target_is_refused(backbone, ends):
     more = replace(target, class_names=(*target.class_names, "another"))
     with pytest.raises(ValueError, match=r"has 5 outputs.*needs 6 outputs"):
         plan("ft", backbone, source, more, seed=0, setup=SETUP)
+
+
+def test_images_of_one_per_class_leave_nothing_to_hold_out(backbone, pictures):
+    ends = pictures("source", 1), pictures("target", 2, per_class=1)
+    with pytest.raises(ValueError, match="needs two or more; raise n_train"):
+        prepared("iso", backbone, ends, sgd=Sgd(epochs=5, batch_size=4))

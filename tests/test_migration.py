@@ -23,6 +23,7 @@ from rtl_utils.store import FINAL, Store
 from rtl_utils.training import Sgd
 
 OLD_CODE, OLD_COMMIT = next(iter(CODE.items()))
+DIGITS = DATASETS["digits"]  # of today
 # the record of a run as commit 52f0bda stored it
 OLD = {
     "dataset": "digits",
@@ -128,7 +129,9 @@ class OldStore:
 
 
 @pytest.fixture
-def old(tmp_path):
+def old(tmp_path, monkeypatch):
+    """An earlier store, beside the digits of that time: theirs have changed since."""
+    monkeypatch.setitem(DATASETS, "digits", replace(DIGITS, version=1))
     return OldStore(tmp_path / "out")
 
 
@@ -213,14 +216,13 @@ def test_provenance_that_was_stored_is_kept(old):
 
 
 TRANSLATED = {
-    "clean source": ({"source_ball": None}, {"source_shortcut": None}),
     "ball on the target": ({"target_ball": True}, {"target_shortcut": Shortcut()}),
     "frozen statistics": ({"method": "ft-still"}, {"method": "ft-frozen"}),
     "updated statistics": ({"method": "fixed-moving"}, {"method": "fixed-updated"}),
     "a grid": ({"method": "ut"}, {"method": "ut"}),
     "all images": ({"n_train": None}, {"n_train": None}),
     "two heads": ({"head": "disjoint"}, {"head": "disjoint"}),
-    "partitions": ({"partitions": 2}, {"partitions": 2}),
+    "partitions": ({"method": "ut", "partitions": 2}, {"method": "ut", "partitions": 2}),
     "named width": ({"width": "small"}, {"width": "small"}),
     "another backbone": (
         {"source_sgd": OLD["sgd"] | {"lr": 0.5}},
@@ -308,6 +310,27 @@ def test_run_whose_version_was_raised_since_is_left_alone(old, table, name, monk
     assert_left_alone(old, old.add(OLD | {"method": "ut"}))
 
 
+def test_digits_of_that_time_are_not_todays(old, monkeypatch):
+    """Their clutter was drawn from validation images too."""
+    monkeypatch.setitem(DATASETS, "digits", DIGITS)
+    assert_left_alone(old, old.add(OLD))
+
+
+@pytest.mark.parametrize("method", ["fixed", "lp-ft", "wise-ft", "l2-sp", "iso"])
+def test_method_whose_numbers_have_changed_since_is_left_alone(old, method):
+    assert_left_alone(old, old.add(OLD | {"method": method}))
+
+
+def test_riemannian_length_of_that_time_was_another(old):
+    assert_left_alone(old, old.add(OLD | {"partitions": 2}))
+
+
+@pytest.mark.parametrize("spec", [OLD, OLD_BACKBONE], ids=["transfer", "backbone"])
+def test_clean_source_of_that_time_lacks_the_test_of_the_shortcut(old, spec):
+    """It was measured after a biased source alone, so the run has to be trained again."""
+    assert_left_alone(old, old.add(spec | {"source_ball": None}))
+
+
 def test_run_that_does_not_use_what_was_raised_is_found(old, monkeypatch):
     for table, name in ((METHODS, "ft"), (BLENDS, "mixture"), (PATCHES, "mark")):
         monkeypatch.setitem(table, name, replace(table[name], version=2))
@@ -334,7 +357,7 @@ TURNED_ROUND = {
     [
         {"method": "lora"},
         {"dataset": "mnist"},
-        {"width": "wide"},
+        {"width": "huge"},
         {"head": "split"},
         {"sgd": {"speed": 1}},
         {"sgd": OLD["sgd"] | {"lr": 1e39}},

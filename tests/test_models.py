@@ -11,6 +11,7 @@ from rtl_utils.models import (
     Net,
     build,
     convnet,
+    estimate_statistics,
     folded,
     mlp,
     parameter_count,
@@ -28,13 +29,17 @@ def test_mlp_has_six_layers_and_92001_parameters(width):
     assert any(isinstance(m, nn.BatchNorm1d) for m in net.modules()) == (width == "batchnorm")
 
 
-@pytest.mark.parametrize("width", ["small", "paper", (4, 5, 6, 7)])
+WITHOUT_BATCHNORM = ["small-plain", "wide-plain"]
+
+
+@pytest.mark.parametrize("width", ["small", "wide", "paper", (4, 5, 6, 7), *WITHOUT_BATCHNORM])
 @pytest.mark.parametrize("side", [16, 32])
 def test_convnet_has_nine_convolutions_and_one_linear_layer(width, side):
     net = convnet(width)
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     assert [c.kernel_size for c in convolutions] == [(3, 3)] * 9
-    assert sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) == 9
+    norms = sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert norms == (0 if width in WITHOUT_BATCHNORM else 9)
     assert [m for m in net.modules() if isinstance(m, nn.Linear)] == [net.head]
     assert net(torch.zeros(2, 3, side, side)).shape == (2, 5)
 
@@ -42,11 +47,21 @@ def test_convnet_has_nine_convolutions_and_one_linear_layer(width, side):
 def test_convnet_channels_are_the_widths():
     channels = {
         width: [m.out_channels for m in convnet(width).modules() if isinstance(m, nn.Conv2d)]
-        for width in ("small", "paper", (4, 5, 6, 7))
+        for width in ("small", "small-plain", "wide", "wide-plain", "paper", (4, 5, 6, 7))
     }
     assert channels["small"] == [16, 16, 32, 32, 64, 64, 128, 128, 128]
+    assert channels["wide"] == [2 * width for width in channels["small"]]
+    assert channels["small-plain"] == channels["small"]
+    assert channels["wide-plain"] == channels["wide"]
     assert channels["paper"] == [96, 96, 96, 192, 192, 192, 192, 192, 192]
     assert channels[4, 5, 6, 7] == [4, 4, 5, 5, 6, 6, 7, 7, 7]
+
+
+@pytest.mark.parametrize("width", WITHOUT_BATCHNORM)
+def test_signal_reaches_the_head_without_batchnorm(width, pictures):
+    """With PyTorch's own first weights it would fade over ten layers to a hundredth."""
+    net = build(pictures(), width, seed=0)
+    assert float(predict_features(net, pictures().x_val).std()) > 0.1
 
 
 def test_build_leaves_the_global_random_state_alone(pictures, table):
@@ -132,7 +147,39 @@ def test_new_network_of_one_record_can_be_built(monkeypatch, pictures):
     assert build(pictures(), "tiny", seed=0).head.in_features == 8
 
 
-# --- frozen statistics ---
+# --- BatchNorm's statistics ---
+
+
+def test_estimated_statistics_are_those_of_a_forward_pass_over_the_inputs(pictures):
+    """Whatever they were before, and layer after layer."""
+    task, net = pictures(per_class=20), convnet((4, 4, 4, 4))
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.running_mean.fill_(7)
+            norm.running_var.fill_(1e6)
+    weights = copy.deepcopy(dict(net.named_parameters()))
+    estimate_statistics(net, task.x_train)
+    assert not net.training
+    assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())
+    shown = {}
+    for norm in norms:
+        norm.register_forward_hook(lambda norm, x, _: shown.update({norm: x[0]}))
+    predict(net, task.x_train)
+    for norm in norms:
+        torch.testing.assert_close(
+            norm.running_mean, shown[norm].mean((0, 2, 3)), rtol=0, atol=2e-2
+        )
+        torch.testing.assert_close(norm.running_var, shown[norm].var((0, 2, 3)), rtol=5e-2, atol=0)
+
+
+def test_mini_batches_of_estimated_statistics_weigh_the_same(pictures):
+    task, net = pictures(per_class=20), convnet((4, 4, 4, 4))
+    x = as_float(task.x_train)
+    first = net.body[0][0](x).mean((0, 2, 3)).detach()
+    for size in (100, 25):
+        estimate_statistics(net, task.x_train, size)
+        torch.testing.assert_close(net.body[0][1].running_mean, first, rtol=1e-4, atol=1e-4)
 
 
 def test_frozen_statistics_are_used_and_kept_in_training_mode(pictures):

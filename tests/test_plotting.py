@@ -66,7 +66,7 @@ def test_every_method_has_a_colour_and_marker_of_its_own():
 
 @pytest.mark.parametrize("look", [plotting.colour, plotting.marker])
 def test_a_method_without_a_look_is_refused(look):
-    with pytest.raises(ValueError, match=r"backbone, scratch, .*got 'cake'"):
+    with pytest.raises(ValueError, match=r"backbone, .*scratch, .*got 'cake'"):
         look("cake")
 
 
@@ -126,11 +126,32 @@ def test_forest_lists_from_top_to_bottom(ax):
 
 def test_the_shaded_corner_is_where_the_shortcut_is_kept_out(ax, rows):
     part = rows[rows.n_train.isna()]
-    assert plotting.trade_off(part, ax, "title", allowed=0.02) is ax
+    assert plotting.trade_off(part, ax, "title", allowed=0.02, inferior=0.03) is ax
     corner = ax.collections[0].get_paths()[0].vertices
-    assert corner[:, 0].min() == pytest.approx(0.41)  # accuracy of fine-tuning
+    assert corner[:, 0].min() == pytest.approx(0.41 - 0.03)  # accuracy of fine-tuning
     assert corner[:, 1].max() == pytest.approx(0.31 + 0.02)  # flips of scratch
     assert legend(ax) == ["from scratch", "fine-tuning", "uncoupled transfer"]
+
+
+def test_cells_are_written_in_percent_and_missing_ones_left_empty(ax):
+    table = pd.DataFrame(
+        [[0.2, 0.95], [np.nan, 0.5]],
+        index=pd.Index(["frozen", "none"], name="statistics"),
+        columns=pd.Index([0.01, 0.1], name="learning rate"),
+    )
+    assert plotting.cells(table, ax, "accuracy, %", (0, 1)) is ax
+    assert {text.get_text(): text.get_color() for text in ax.texts} == {
+        "20": "black",
+        "95": "white",
+        "50": "black",
+    }
+    assert ax.get_xlabel() == "learning rate"
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["frozen", "none"]
+
+
+def test_differences_are_dark_in_both_directions(ax):
+    plotting.cells(pd.DataFrame([[-0.5, 0.0, 0.5]]), ax, "difference", (-0.5, 0.5), "PuOr")
+    assert [text.get_color() for text in ax.texts] == ["white", "black", "white"]
 
 
 def test_each_bar_has_its_own_baseline(ax):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import pytest
 import torch
 
-from rtl_utils import couplings, lengths, probing, training
+from rtl_utils import couplings, heads, lengths, probing, training
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import DATASETS, PATCHES, Shortcut, load, plant
 from rtl_utils.methods import METHODS, Method
@@ -49,9 +49,11 @@ RUNS = {name: replace(DIGITS, method=name) for name in METHODS} | {
     "backbone": DIGITS.backbone(),
     "clean backbone": replace(DIGITS, source_shortcut=None).backbone(),
     "clean": replace(DIGITS, source_shortcut=None),
-    "clean scratch": replace(DIGITS, source_shortcut=None, method="scratch"),
     "marked target": replace(DIGITS, target_shortcut=Shortcut("mark")),
     "striped source": replace(DIGITS, source_shortcut=Shortcut("stripe", ("4",))),
+    "tested with a mark": replace(DIGITS, tested=Shortcut("mark", ("4",))),
+    "pulled": replace(DIGITS, sgd=replace(DIGITS.sgd, l2_sp=0.1)),
+    "averaged otherwise": replace(DIGITS, method="wise-ft", backbone_share=0.25),
     "measured": replace(DIGITS, method="ut", partitions=2),
     "measured ft": replace(DIGITS, partitions=2),
     "coupled otherwise": replace(DIGITS, method="ct-iterated", coupled=COUPLED),
@@ -59,6 +61,9 @@ RUNS = {name: replace(DIGITS, method=name) for name in METHODS} | {
     "all images": replace(DIGITS, n_train=None),
     "paper": replace(DIGITS, width="paper"),
     "small": replace(DIGITS, width="small"),
+    "small-plain": replace(DIGITS, width="small-plain"),
+    "wide": replace(DIGITS, width="wide"),
+    "wide-plain": replace(DIGITS, width="wide-plain"),
     "table": TABLE,
     "table with BatchNorm": replace(TABLE, width="batchnorm", method="ft"),
     "cifar100": replace(CIFAR, method="ut"),
@@ -114,7 +119,7 @@ CHANGES = {
     "dataset": {"dataset": "digits", "source": "digits-0-4", "target": "digits-5-9"},
     "source": {"source": "carnivores"},
     "target": {"target": "vehicles-1"},
-    "method": {"method": "wise-ft"},
+    "method": {"method": "l2-sp"},
     "seed": {"seed": 1},
     "source_shortcut": {"source_shortcut": Shortcut(classes=("camel",))},
     "target_shortcut": {"target_shortcut": Shortcut()},
@@ -126,19 +131,23 @@ CHANGES = {
     "source_sgd": {"source_sgd": Sgd(lr=0.1)},
     "coupled": {"coupled": COUPLED},
     "partitions": {"partitions": 2},
+    "backbone_share": {"backbone_share": 0.25},
+    "tested": {"tested": Shortcut("mark", classes=("kangaroo",))},
 }
 _OF_THE_TARGET = {"target", "target_shortcut", "n_train", "partitions"}
-_OF_EVERY_RUN = {"dataset", "method", "seed", "source_shortcut", "head", "width", "sgd"}
+_OF_EVERY_RUN = {"dataset", "method", "seed", "source_shortcut", "head", "width", "sgd", "tested"}
 FIELDS_READ = {
+    "before": _OF_EVERY_RUN | _OF_THE_TARGET | {"source", "source_sgd"},
     "backbone": _OF_EVERY_RUN | {"source"},
     "scratch": _OF_EVERY_RUN | _OF_THE_TARGET,
     "ft": _OF_EVERY_RUN | _OF_THE_TARGET | {"source", "source_sgd"},
     "fixed": _OF_EVERY_RUN | _OF_THE_TARGET | {"source", "source_sgd"},
     "iso": _OF_EVERY_RUN | _OF_THE_TARGET | {"source", "source_sgd"},
     "ct-annealed": _OF_EVERY_RUN | _OF_THE_TARGET | {"source", "source_sgd"},
-    "ut": set(CHANGES) - {"coupled"},
-    "ct": set(CHANGES) - {"coupled"},
-    "ct-iterated": set(CHANGES) - {"partitions"},
+    "wise-ft": _OF_EVERY_RUN | _OF_THE_TARGET | {"source", "source_sgd", "backbone_share"},
+    "ut": set(CHANGES) - {"coupled", "backbone_share"},
+    "ct": set(CHANGES) - {"coupled", "backbone_share"},
+    "ct-iterated": set(CHANGES) - {"partitions", "backbone_share"},
 }
 
 
@@ -171,6 +180,20 @@ def test_key_from_scratch_ignores_how_a_backbone_is_trained():
     assert key(replace(DIGITS, source_sgd=otherwise)) != key(DIGITS)
 
 
+@pytest.mark.parametrize("method", ["before", "fixed"])
+def test_key_of_what_takes_no_steps_ignores_how_sgd_runs(method):
+    run = replace(DIGITS, method=method, source_sgd=Sgd(epochs=7))
+    assert key(replace(run, sgd=Sgd(lr=0.5))) == key(run)
+    assert key(replace(run, source_sgd=Sgd(epochs=8))) != key(run)
+
+
+def test_share_that_is_the_methods_own_still_has_a_key_of_its_own_per_value():
+    wise = RUNS["wise-ft"]
+    shares = {key(replace(wise, backbone_share=share)) for share in (None, 0.0, 0.25, 1.0)}
+    assert len(shares) == 4
+    assert key(replace(wise, backbone_share=1)) == key(replace(wise, backbone_share=1.0))
+
+
 def test_source_sgd_left_out_is_that_of_the_run():
     assert key(replace(DIGITS, source_sgd=DIGITS.sgd)) == key(DIGITS)
 
@@ -195,14 +218,15 @@ def test_key_from_scratch_reads_the_label_and_the_patch_that_are_measured():
     assert scratch_beside("carnivores", "wolf") == kangaroo  # both are class 4
     elephant = scratch_beside("herbivores", "elephant")
     assert scratch_beside("carnivores", "tiger") == elephant  # both are class 3
+    # a clean source is tested with the usual ball on its last class
+    assert key(replace(CIFAR, method="scratch")) == kangaroo
     others = [
-        key(replace(CIFAR, method="scratch")),
         elephant,
         scratch_beside("herbivores", "kangaroo", patch="stripe"),
         scratch_beside("herbivores", "kangaroo", size=0.25),
         scratch_beside("herbivores", "kangaroo", place=(0.0, 0.0)),
     ]
-    assert len({kangaroo, *others}) == 6
+    assert len({kangaroo, *others}) == 5
 
 
 @pytest.mark.parametrize(
@@ -265,8 +289,9 @@ def _record(run):
 
 
 def _patches(run):
-    ends = run.source_shortcut, run.target_shortcut
-    return {shortcut.patch for shortcut in ends if shortcut is not None}
+    tested = None if run.test is None else run.test[0]
+    used = run.source_shortcut, run.target_shortcut, tested
+    return {shortcut.patch for shortcut in used if shortcut is not None}
 
 
 def _measures_lengths(run):
@@ -286,12 +311,26 @@ USES = {
     ),
     "PATCHES": (PATCHES, lambda run, name: name in _patches(run)),
 }
-# a module -> whether a run uses its numbers
+
+
+def _pulls(run):
+    """Whether its own training, or that of its backbone, is pulled to its start."""
+    return bool(run.sgd.l2_sp) or run.method == "l2-sp"
+
+
+def _measures_the_path(run):
+    return run.partitions is not None and not _record(run).mixes
+
+
+# a module and its version -> whether a run uses its numbers
 MODULES = {
-    training: lambda run: True,
-    probing: lambda run: True,
-    couplings: lambda run: _record(run) is not None and _record(run).blend is not None,
-    lengths: _measures_lengths,
+    (training, "VERSION"): lambda run: True,
+    (training, "PULL_VERSION"): _pulls,
+    (probing, "VERSION"): lambda run: True,
+    (couplings, "VERSION"): lambda run: _record(run) is not None and _record(run).blend is not None,
+    (lengths, "VERSION"): _measures_lengths,
+    (lengths, "PATH_VERSION"): _measures_the_path,
+    (heads, "VERSION"): lambda run: run.method in ("fixed", "lp-ft"),
 }
 
 
@@ -326,11 +365,16 @@ def test_raised_version_of_the_constant_schedule_changes_what_trains_at_one_tau(
     assert changed_by(before) == set(RUNS)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_raised_version_of_a_module_changes_exactly_the_keys_of_its_runs(module, monkeypatch):
-    expected = {title for title, run in RUNS.items() if MODULES[module](run)}
+@pytest.mark.parametrize(
+    ("module", "version"), MODULES, ids=lambda part: getattr(part, "__name__", part)
+)
+def test_raised_version_of_a_module_changes_exactly_the_keys_of_its_runs(
+    module, version, monkeypatch
+):
+    expected = {title for title, run in RUNS.items() if MODULES[module, version](run)}
     before = keys()
-    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    monkeypatch.setattr(module, version, getattr(module, version) + 1)
+    assert expected
     assert changed_by(before) == expected
 
 
@@ -382,7 +426,7 @@ def test_another_look_of_a_method_keeps_its_key(monkeypatch):
 def test_fields_that_are_off_are_not_read():
     read = reads(RUNS["clean"])
     assert read["sgd"].keys() == {"lr", "epochs", "batch_size", "momentum"}
-    assert not {"coupled", "partitions", "taus", "shortcut", "measured"} & read.keys()
+    assert not {"coupled", "partitions", "taus", "shortcut"} & read.keys()
     assert "head" not in read
     on = reads(replace(RUNS["clean"], sgd=Sgd(cosine=True, l1=0.1)))
     assert on["sgd"].keys() == read["sgd"].keys() | {"cosine", "l1"}
@@ -506,12 +550,15 @@ def test_columns_say_what_the_run_is():
         "coupled_iterations": 2,
         "coupled_block": 10,
         "partitions": None,
+        "backbone_share": None,
+        "tested": None,
     }
     assert {name: columns[name] for name in expected} == expected
     plain = replace(DIGITS, source_shortcut=None, width="small").columns()
     assert plain["source_shortcut"] is plain["target_shortcut"] is None
     assert plain["width"] == "small"
     assert plain["source_epochs"] == 2
+    assert RUNS["tested with a mark"].columns()["tested"] == "mark on 4"
 
 
 def test_label_of_the_shortcut_is_that_of_the_class_which_carries_it():
@@ -520,6 +567,33 @@ def test_label_of_the_shortcut_is_that_of_the_class_which_carries_it():
         run = replace(DIGITS, source_shortcut=Shortcut(classes=classes))
         assert run.shortcut_label == label
     assert RUNS["clean"].shortcut_label is None
+
+
+def test_shortcut_that_is_tested_is_the_sources_own_or_the_usual_ball():
+    usual = (Shortcut(classes=("4",)), 4)
+    stripe, mark = Shortcut("stripe", ("2",)), Shortcut("mark", ("0",))
+    assert DIGITS.test == RUNS["clean"].test == RUNS["clean backbone"].test == usual
+    assert replace(DIGITS, source_shortcut=stripe).test == (stripe, 2)
+    for source_shortcut in (None, stripe):
+        run = replace(DIGITS, source_shortcut=source_shortcut, tested=mark)
+        assert run.test == run.backbone().test == (mark, 0)
+    assert replace(DIGITS, source_shortcut=Shortcut()).test is None  # it stands for no class
+    assert TABLE.test is None
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.needs_knowledge])
+def test_clean_source_has_one_key_whether_its_usual_test_is_named_or_not(method):
+    clean = replace(RUNS["clean"], method=method)
+    named = replace(clean, tested=Shortcut(classes=("4",)))
+    assert key(named) == key(clean)
+    assert key(replace(clean, tested=Shortcut(classes=("3",)))) != key(clean)
+
+
+def test_from_scratch_one_key_serves_the_clean_and_the_biased_source():
+    """It sees neither, and is tested with the same ball."""
+    biased = RUNS["scratch"]
+    assert key(replace(biased, source_shortcut=None)) == key(biased)
+    assert key(replace(DIGITS, source_shortcut=None)) != key(DIGITS)
 
 
 def test_class_names_are_known_without_loading_the_task(monkeypatch):
@@ -534,12 +608,12 @@ def test_class_names_are_known_without_loading_the_task(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "lora"}, "method must be one of backbone, scratch, .*got 'lora'"),
+        ({"method": "lora"}, "method must be one of backbone, before, scratch, .*got 'lora'"),
         ({"head": "split"}, "head must be 'shared' or 'disjoint'; got 'split'"),
         ({"dataset": "imagenet"}, "dataset must be one of .*got 'imagenet'"),
         ({"source": "dogs"}, "no task 'dogs'"),
         ({"target": "dogs"}, "no task 'dogs'"),
-        ({"width": "wide"}, "width must be one of .*got 'wide'"),
+        ({"width": "large"}, "width must be one of .*got 'large'"),
         (
             {"source_shortcut": Shortcut(classes=("9",))},
             "class '9' is not in task 'digits-0-4'; it has 0, 1, 2, 3, 4",
@@ -547,6 +621,10 @@ def test_class_names_are_known_without_loading_the_task(monkeypatch):
         (
             {"target_shortcut": Shortcut(classes=("4",))},
             "class '4' is not in task 'digits-5-9'; it has 5, 6, 7, 8, 9",
+        ),
+        (
+            {"tested": Shortcut(classes=("9",))},
+            "class '9' is not in task 'digits-0-4'; it has 0, 1, 2, 3, 4",
         ),
         ({"method": "counter", "source_shortcut": None}, "must know where the shortcut is.*None"),
         (

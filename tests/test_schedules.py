@@ -110,55 +110,87 @@ def test_version_of_a_schedule_is_a_whole_number(name):
 
 
 def walked(losses, start, schedule=IsoClassification()):
-    """Taus of a training whose (source, target) losses after each epoch are given."""
+    """History of a training whose (source, held-out target) losses after each epoch are given."""
     history = History(start_loss=start)
     for epoch, (source_loss, target_loss) in enumerate(losses):
         history.tau.append(schedule.tau(epoch, len(losses), history))
         history.source_loss.append(source_loss)
-        history.val_loss.append(target_loss)
-    return history.tau
+        history.target_loss.append(target_loss)
+    return history
 
 
 loss = st.floats(0, 10)
 
 
 @given(
-    losses=st.lists(st.tuples(loss, loss), min_size=1, max_size=40),
-    start=st.tuples(loss, loss),
+    losses=st.lists(st.tuples(loss, loss), min_size=1, max_size=60),
+    start=loss,
     steps=st.integers(1, 30),
 )
-def test_iso_never_falls_and_ends_at_the_target_in_the_budget(losses, start, steps):
-    taus = walked(losses, start, IsoClassification(steps))
+def test_iso_rises_step_by_step_and_ends_at_the_target_in_the_budget(losses, start, steps):
+    taus = walked(losses, start, IsoClassification(steps)).tau
+    values = max(1, min(steps, len(losses) // 2))
+    visited = sorted(set(taus))
     assert taus == sorted(taus)
-    assert taus[0] >= 0
-    assert taus[-1] == 1
-    assert all(abs(tau * steps - round(tau * steps)) < 1e-9 for tau in taus)
+    assert visited == [(k + 1) / values for k in range(values)]  # from 1 / K on, none left out
+    assert all(taus.count(tau) <= len(losses) // values for tau in visited[:-1])
 
 
-def test_iso_waits_above_the_level_until_the_budget_forces_it():
-    taus = walked([(2.0, 5.0)] * 9, start=(1.0, 5.0), schedule=IsoClassification(steps=4))
-    assert taus == [0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1]
+def test_iso_begins_between_source_and_target():
+    """At tau = 0 the source alone is trained, and nothing would ever lower the target's loss."""
+    assert walked([(9.0, 9.0)] * 40, start=1.0).tau[0] == 0.1
 
 
-def test_iso_advances_at_once_below_the_level():
-    assert walked([(0.0, 0.9)] * 3, start=(1.0, 5.0)) == [0, 1, 1]
+def test_iso_moves_one_step_per_epoch_where_the_loss_allows_it():
+    assert walked([(0.9, 1.0)] * 20, start=1.0).tau == [
+        *(k / 10 for k in range(1, 11)),
+        *[1.0] * 10,
+    ]
 
 
-def test_iso_advances_as_far_as_the_level_allows():
-    # (1 - tau) 0.5 + tau 2.5 <= 1 up to tau = 1/4, then, the target's loss at 1.5, up to tau = 1/2
-    losses = [(0.5, 2.5), (0.5, 1.5), *[(2.0, 2.0)] * 8]
-    taus = walked(losses, start=(1.0, 4.0), schedule=IsoClassification(steps=8))
-    assert taus[:4] == [0, 0.25, 0.5, 0.5]
+def test_iso_asks_for_the_level_at_the_present_tau_and_not_at_the_next():
+    # (1 - tau) 0.8 + tau 1.5 is 0.975 at tau = 1/4 and 1.15 at tau = 1/2
+    taus = walked([(0.8, 1.5)] * 12, start=1.0, schedule=IsoClassification(steps=4)).tau
+    assert taus[:5] == [0.25, 0.5, 0.5, 0.5, 0.75]
 
 
-def test_iso_tolerance_lets_the_loss_rise():
-    twice = IsoClassification(tolerance=2.0)
-    # 1 + 2 tau <= 2, in steps of 1/25
-    assert walked([(1.0, 3.0)] * 3, start=(1.0, 3.0), schedule=twice)[0] == 0.48
+def test_iso_waits_above_the_level_until_the_cap_forces_it():
+    taus = walked([(2.0, 5.0)] * 9, start=1.0, schedule=IsoClassification(steps=4)).tau
+    assert taus == [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1, 1, 1]
 
 
-def test_iso_goes_to_the_target_where_that_is_below_the_level_and_the_source_is_not():
-    assert walked([(2.0, 0.5)] * 9, start=(1.0, 5.0))[1] == 1
+def test_iso_waits_only_until_the_loss_has_come_down():
+    losses = [(2.0, 2.0), (2.0, 2.0), *[(1.0, 1.0)] * 10]
+    taus = walked(losses, start=1.0, schedule=IsoClassification(steps=3)).tau
+    assert taus[:5] == [1 / 3, 1 / 3, 1 / 3, 2 / 3, 1]
+
+
+def test_iso_has_fewer_steps_where_each_could_not_have_two_epochs():
+    for epochs, values in ((1, 1), (2, 1), (5, 2), (19, 9), (20, 10), (60, 10)):
+        taus = walked([(9.0, 9.0)] * epochs, start=1.0).tau
+        assert len(set(taus)) == values
+        assert taus[0] == 1 / values
+
+
+def test_iso_tolerance_raises_the_level():
+    losses = [(1.5, 1.5)] * 20
+    strict, mild = (walked(losses, 1.0, IsoClassification(tolerance=t)).tau for t in (1.0, 2.0))
+    assert strict[1] == 0.1
+    assert mild[1] == 0.2
+
+
+def test_capped_share_is_that_of_the_moves_above_the_level():
+    four = IsoClassification(steps=4)
+    above, below = (5.0, 5.0), (0.5, 0.5)
+    shares = {
+        "all": [above] * 8,
+        "none": [below] * 8,
+        # two epochs at 1/4, forced; then one each at 1/2 and 3/4
+        "a third": [above, above, *[below] * 6],
+    }
+    found = {name: four.capped_share(walked(losses, 1.0, four)) for name, losses in shares.items()}
+    assert found == {"all": 1.0, "none": 0.0, "a third": pytest.approx(1 / 3)}
+    assert four.capped_share(walked([above], 1.0, four)) == 0.0  # it never moved
 
 
 @pytest.mark.parametrize(
@@ -167,12 +199,13 @@ def test_iso_goes_to_the_target_where_that_is_below_the_level_and_the_source_is_
         ({"steps": 0}, "steps .* got 0"),
         ({"steps": 2.5}, "steps .* got 2.5"),
         ({"steps": True}, "steps .* got True"),
-        ({"tolerance": 0.9}, "tolerance .* got 0.9"),
+        ({"tolerance": 0}, "tolerance .* got 0"),
+        ({"tolerance": -1.0}, "tolerance .* got -1.0"),
         ({"tolerance": float("nan")}, "tolerance .* got nan"),
     ],
     ids=str,
 )
-def test_iso_needs_a_step_and_a_tolerance_of_one(choice, says):
+def test_iso_needs_a_step_and_a_tolerance_above_0(choice, says):
     with pytest.raises(ValueError, match=says):
         IsoClassification(**choice)
 

@@ -107,6 +107,42 @@ def test_runs_are_every_pair_method_and_seed(parameters):
     assert {r.source_shortcut for r in settings.runs("ft")} == {None}
 
 
+def test_few_and_many_images_are_trained_for_equal_steps_where_asked(parameters):
+    settings = check(parameters(steps=400, n_train=[20, 50, None]), several_sizes=True)
+    steps = {}
+    for size in settings.n_train:
+        for run in settings.runs("scratch", "ft", n_train=size):
+            n = len(load(run.dataset, run.target, run.seed, size).y_train)
+            steps.setdefault(size, set()).add(run.sgd.epochs * math.ceil(n / run.sgd.batch_size))
+            assert run.source_sgd.epochs == 6  # the backbone is trained as it was
+    assert steps == {20: {399}, 50: {400}, None: {400}}  # by whole epochs
+    usual = check(parameters(n_train=[20, None]), several_sizes=True)
+    assert {run.sgd.epochs for n in (20, None) for run in usual.runs("ft", n_train=n)} == {6}
+
+
+def test_every_size_is_asked_whether_its_steps_are_enough_for_the_taus(parameters):
+    """100 steps are 14 epochs of 20 images per class, and 2 of all."""
+    check(parameters(steps=100, n_train=20))
+    message = refusal(parameters(steps=100, n_train=[20, None]), several_sizes=True)
+    assert "epochs must be at least the number of taus (3)" in message
+    assert "got 2" in message
+
+
+def test_share_of_the_backbone_reaches_the_runs(parameters):
+    assert {run.backbone_share for run in check(parameters()).runs("wise-ft")} == {None}
+    for share in (0, 0.25, 1):
+        runs = check(parameters(backbone_share=share)).runs("wise-ft")
+        assert {run.backbone_share for run in runs} == {share}
+
+
+def test_clean_source_is_tested_with_the_shortcut_of_the_biased_one(parameters):
+    for asked, label in (({}, 4), ({"ball_class": "2"}, 2)):
+        settings = check(parameters(**asked))
+        clean, biased = (settings.runs("ft", biased=b)[0] for b in (False, True))
+        assert clean.source_shortcut is None
+        assert clean.test == biased.test == (settings.shortcut("digits-0-4"), label)
+
+
 def test_what_a_notebook_imports_is_no_parameter(parameters):
     check(
         parameters(
@@ -144,7 +180,7 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"source": ["digits-0-4"], "target": []}, ["target", "list of names", "[]"]),
         ({"source": [], "target": []}, ["source", "list of names", "[]"]),
         ({"source": 5, "target": 6}, ["source", "list of names", "5"]),
-        ({"width": "wide"}, ["width", "'wide'"]),
+        ({"width": "large"}, ["width", "'large'"]),
         ({"width": "plain"}, ["width", "'plain'"]),
         ({"width": [4, 4, 4]}, ["width", "4, 4, 4"]),
         ({"width": [4, 4, 4, 0]}, ["width", "4, 4, 4, 0"]),
@@ -220,7 +256,13 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"epochs": 10**5_000}, ["epochs", "thousands of digits"]),
         ({"seeds": list(range(2_000))}, ["seeds", "1,000"]),
         ({"width": [10**9] * 4}, ["width", "1,024"]),
-        ({"methods": ["lp-ft"], "taus": [1], "epochs": 1}, ["lp-ft", "2 or more"]),
+        ({"steps": 0}, ["steps", "0"]),
+        ({"steps": 2.5}, ["steps", "2.5"]),
+        ({"steps": 60}, ["epochs", "got 2", "number of taus (3)"]),
+        ({"steps": 160, "partitions": 5}, ["partitions", "4 epochs", "5"]),
+        ({"backbone_share": -0.1}, ["backbone_share", "-0.1"]),
+        ({"backbone_share": 1.5}, ["backbone_share", "1.5"]),
+        ({"backbone_share": "half"}, ["backbone_share", "'half'"]),
         (
             {"source": ["digits-0-4"] * 2, "target": ["digits-5-9"] * 2},
             ["every pair", "once"],

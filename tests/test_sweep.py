@@ -1,6 +1,9 @@
 """The long runs: what a sweep holds, what it writes, and that nothing is trained twice."""
 
 import json
+import math
+from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,6 +12,8 @@ from rtl_utils import experiments, folders, tables
 from rtl_utils.data import Shortcut
 from rtl_utils.experiments import Run
 from rtl_utils.methods import METHODS
+from rtl_utils.models import NETWORKS
+from rtl_utils.runs import tasks
 from rtl_utils.training import Sgd
 
 
@@ -38,8 +43,13 @@ def tiny(sweep, tmp_path, monkeypatch):
 
 def test_every_run_of_a_sweep_is_valid_and_its_key_is_known(sweep):
     for name, found in sweep.SWEEPS.items():
-        runs = found.runs(0)
-        assert len({run.key for run in runs}) >= len(runs) - 2, name  # scratch reads no source
+        sharing = {}
+        for run in found.runs(0):
+            sharing.setdefault(run.key, []).append(run)
+        assert all(len(set(runs)) == len(runs) for runs in sharing.values()), name  # none twice
+        # from scratch no source is read, and without steps of SGD their number is not
+        methods = {runs[0].method for runs in sharing.values() if len(runs) > 1}
+        assert methods <= {"scratch", "before", "fixed"}, name
         assert {run.seed for run in found.runs(3)} == {3}
 
 
@@ -50,15 +60,66 @@ def test_sweeps_over_methods_hold_every_method(sweep):
 
 def test_digits_have_the_runs_of_the_notebooks(sweep):
     runs = sweep.digits(0)
-    at_test = [run for run in runs if run.source_shortcut and not run.target_shortcut]
-    assert {run.n_train for run in at_test} == {20, None}
-    assert len(at_test) == 10
-    assert len(runs) == 10 + 4 + 4 + 3
+    at_test = [run for run in runs if not run.target_shortcut]
+    for biased in (True, False):
+        mine = [run for run in at_test if bool(run.source_shortcut) == biased]
+        sizes = {(run.n_train, run.sgd.epochs) for run in mine}
+        assert sizes == {(20, 20), (20, 114), (None, 20)}
+        methods = {"before", *sweep.BASICS} | ({"ut-mixture"} if biased else set())
+        assert Counter(run.method for run in mine) == dict.fromkeys(methods, 3)
     assert {run.source_shortcut for run in runs} == {None, Shortcut(classes=("4",))}
     assert {run.target_shortcut for run in runs} == {None, Shortcut()}
-    assert {(run.sgd.lr, run.sgd.epochs) for run in runs} == {(0.01, 20), (0.001, 20), (0.01, 4)}
+    marked = {(run.sgd.lr, run.sgd.epochs) for run in runs if run.target_shortcut}
+    assert marked == {(0.01, 20), (0.001, 20), (0.01, 4)}
     assert all(run.source_sgd == Sgd(epochs=20) for run in runs)
-    assert sweep.digits(10) == [run for run in sweep.digits(10) if not run.target_shortcut]
+    assert [replace(run, seed=0) for run in sweep.digits(10)] == at_test
+
+
+def test_few_images_are_trained_for_as_many_steps_as_all(sweep):
+    runs = [*sweep.digits(0), *sweep.digits_methods(0)]
+    longer = {(run.n_train, run.sgd.epochs) for run in runs if run.sgd.epochs > 20}
+    assert longer == {(20, 114), (50, 50)}
+    _, whole = tasks(next(run for run in runs if run.n_train is None))
+    for examples, epochs in (
+        *((5 * n_train, epochs) for n_train, epochs in longer),
+        (len(whole.y_train), 20),
+    ):
+        assert epochs * math.ceil(examples / 16) == pytest.approx(sweep.STEPS, abs=3)
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-methods", "cifar-methods", "cifar-pairs"])
+def test_what_fine_tuning_inherits_has_its_clean_reference_in_every_setting(sweep, name):
+    at_test = [run for run in sweep.SWEEPS[name].runs(0) if not run.target_shortcut]
+    biased = {run for run in at_test if run.source_shortcut}
+    clean = set(at_test) - biased
+    assert {run for run in at_test if run.method in ("scratch", "ft", "ut")} >= {
+        replace(run, source_shortcut=None)
+        for run in biased
+        if run.method in ("scratch", "ft", "ut")
+    }
+    assert clean <= {replace(run, source_shortcut=None) for run in biased}
+    assert not any(METHODS[run.method].needs_knowledge for run in clean)
+    # one ball is tested, whatever the source carries
+    for run in biased:
+        assert replace(run, source_shortcut=None).test == run.test
+
+
+def test_maps_freeze_no_statistics_that_are_not_there(sweep):
+    for runs in (sweep.digits_map(0), sweep.cifar_map(0)):
+        for run in runs:
+            record = METHODS[run.method]
+            assert record.statistics == "updated" or NETWORKS[run.width].batchnorm
+            assert run.source_sgd == Sgd(epochs=20)
+        widths = {run.width for run in runs}
+        assert {width for width in widths if width.endswith("plain")}
+        for width in widths:
+            rates = {
+                m: {r.sgd.lr for r in runs if (r.method, r.width) == (m, width)} for m in FT_UT
+            }
+            assert rates["ft"] == rates["ut"] == {run.sgd.lr for run in runs}
+
+
+FT_UT = ("ft", "ut")
 
 
 @pytest.mark.slow

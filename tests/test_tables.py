@@ -1,16 +1,19 @@
 """Tables: which rows make which line, what must not be averaged, and where rows come from."""
 
+import importlib
 import json
 import math
+import re
 import warnings
-from itertools import permutations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from small_rows import AROUND, shortcut_rows, values_of
 
 from rtl_utils import folders, provenance, tables
-from rtl_utils.distances import KINDS, Matrix
+from rtl_utils.distances import Matrix
 from rtl_utils.statistics import mean_interval
 from rtl_utils.store import FINAL
 
@@ -190,42 +193,21 @@ def test_origin_of_rows_without_provenance_is_the_manifests_note(checkout):
 # --- the shortcut test ---------------------------------------------------------------------------
 
 
-def shortcut_rows(flips, clean):
-    """Six seeds per method within half a point of a mean; flips and clean: method -> mean."""
-    lines = []
-    for metric, means in (("flip_rate", flips), ("clean_accuracy", clean)):
-        for k, (method, mean) in enumerate(means.items()):
-            for seed in range(6):
-                value = mean + 0.001 * (seed - 2.5) * (k % 2)
-                line = {"source": "s", "target": "t", "seed": seed, "epoch": FINAL}
-                lines.append(line | {"method": method, "metric": metric, "value": value})
-    return pd.DataFrame(lines)
-
-
-def test_keeping_the_shortcut_out_asks_for_few_flips_and_for_accuracy():
-    flips = {"scratch": 0.10, "ft": 0.15, "good": 0.11, "flipping": 0.30, "weak": 0.10}
-    clean = {"scratch": 0.60, "ft": 0.70, "good": 0.72, "flipping": 0.75, "weak": 0.60}
-    table = tables.keeps_out(shortcut_rows(flips, clean), list(flips))
-    assert table["keeps it out"].to_dict() == {
-        "scratch": "no",
-        "ft": "no",
-        "good": "yes",
-        "flipping": "no",
-        "weak": "no",
-    }
-    assert tables.passing(table) == (
-        "By the intervals good keeps the shortcut out; by the means alone good keeps it out."
-    )
-    assert tables.passing(table.drop("good")).startswith("By the intervals no method keeps the")
-
-
-def test_keeping_the_shortcut_out_is_undecided_on_one_seed():
-    rows = shortcut_rows(
-        {"scratch": 0.1, "ft": 0.1, "x": 0.1}, {"scratch": 0.6, "ft": 0.6, "x": 0.7}
-    )
-    table = tables.keeps_out(rows[rows.seed == 0], ["x"])
-    assert table.loc["x", "keeps it out"] == "undecided"
-    assert table.loc["x", "by the means"] == "yes"
+def test_inherited_flips_are_those_beyond_a_clean_backbone():
+    biased = shortcut_rows({"scratch": 0.1, "ft": 0.4}, {"scratch": 0.6, "ft": 0.7})
+    clean = shortcut_rows({"scratch": 0.1, "ft": 0.15}, {"scratch": 0.6, "ft": 0.7})
+    stuck = biased[biased.metric == "flip_rate"].assign(metric="train_accuracy")
+    stuck["value"] = np.where(stuck.seed < 2, 0.25, 0.9)
+    both = pd.concat([biased, stuck]).assign(source_shortcut="ball on k")
+    rows = pd.concat([both, clean.assign(source_shortcut=None)])
+    table = tables.shortcut_columns(rows, ["method"])
+    assert table.loc["ft", "inherited flips, points"] == "25.0"  # no spread, no interval
+    assert table.loc["ft", "flips minus scratch, points"].startswith("30.0 [")
+    assert table.loc["scratch", "flips minus scratch, points"] == ""
+    assert table.loc["ft", "flip rate, %"].startswith("40.0")
+    assert table.loc["ft", "stuck runs"] == "2 of 6 [4, 78] %"
+    without = tables.shortcut_columns(both, ["method"])
+    assert "inherited flips, points" not in without
 
 
 def test_shortcut_test_stands_beside_the_clean_transfer_where_there_is_one():
@@ -244,63 +226,12 @@ def test_shortcut_test_stands_beside_the_clean_transfer_where_there_is_one():
     assert tables.shortcut_test_table(pd.DataFrame(tested)).shape == (2, 3)
 
 
-# --- distances -----------------------------------------------------------------------------------
-
-TASKS = ("a", "b", "c")
-
-
-def square(values):
-    """(3, 3) with the six values off its diagonal, row by row."""
-    table = np.zeros((3, 3))
-    table[~np.eye(3, dtype=bool)] = values
-    return table
-
-
-def ranked(distances, reached, seeds=(0, 1)):
-    """The line of a kind with these distances and accuracies of the six pairs.
-
-    The published matrix is our own; our fine-tuning distance is the other way round.
-    """
-    none = np.full((3, 3), np.nan)
-    ours = Matrix("uncoupled", TASKS, square(distances), none, none)
-    reverse = Matrix("fine-tuning", TASKS, square(distances[::-1]), none, none)
-    lines = [
-        {"source": a, "target": b, "method": KINDS[kind].method, "seed": seed, "value": value}
-        for seed in seeds
-        for kind in ("uncoupled", "fine-tuning")
-        for (a, b), value in zip(permutations(TASKS, 2), reached, strict=True)
-    ]
-    rows = pd.DataFrame(lines).assign(metric="val_accuracy", epoch=FINAL)
-    matrices = {"uncoupled": ours, "fine-tuning": reverse}
-    return tables.rank_table(matrices, rows, {"uncoupled": ours.mean}).loc["uncoupled"]
-
-
-def test_accuracy_that_falls_with_distance_reproduces_claim_6():
-    line = ranked([1, 2, 3, 4, 5, 6], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    assert line["with accuracy"].startswith("-1.00")
-    assert line["claim 6"] == "reproduced"
-    assert line["with Gao & Chaudhari's"].startswith("1.00")
-    assert line["with our fine-tuning distance"].startswith("-1.00")
-
-
-def test_one_seed_decides_nothing_about_claim_6():
-    line = ranked([1, 2, 3, 4, 5, 6], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], seeds=(0,))
-    assert line["claim 6"] == "undecided (one seed)"
-
-
-def test_accuracy_of_hard_targets_is_no_effect_of_distance_within_them():
-    # pairs ab, ac, ba, bc, ca, cb: within each target accuracy rises with distance, but the
-    # targets that are far are hard
-    line = ranked([3, 1, 5, 2, 6, 4], [0.50, 0.90, 0.10, 0.91, 0.11, 0.51])
-    assert float(line["with accuracy"].split()[0]) < 0
-    assert float(line["with accuracy, within a target"].split()[0]) > 0
-
-
 def test_matrix_table_has_sources_in_rows_and_an_empty_diagonal():
-    mean = square([1, 2, 3, 4, 5, 6])
-    table = tables.matrix_table(Matrix("coupled", TASKS, mean, mean - 0.5, mean + 0.5), digits=1)
-    assert table.loc["a", "c"] == "2.0 [1.5, 2.5]"
-    assert table.loc["c", "a"] == "5.0 [4.5, 5.5]"
+    far = np.add.outer([1, 2, 4], [0.1, 0.4, 0.2])
+    matrix = Matrix("coupled", ("a", "b", "c"), far, far - 0.5, far + 0.5)
+    table = tables.matrix_table(matrix, digits=1)
+    assert table.loc["a", "c"] == "1.2 [0.7, 1.7]"
+    assert table.loc["c", "a"] == "4.1 [3.6, 4.6]"
     assert table.loc["b", "b"] == ""
 
 
@@ -385,16 +316,133 @@ def test_size_table_has_few_images_before_all(transfers):
     assert "backbone" not in set(tables.by_images(transfers)["all"].method)
 
 
-def test_verdicts_follow_their_claims(transfers):
-    clean = tables.without_shortcut(transfers)
-    cases = [
-        tables.Case("UT is better", clean, "val_accuracy", "above"),
-        tables.Case("both are alike", clean, "val_accuracy", "alike", 0.03),
+def test_runs_of_another_length_are_kept_apart(transfers):
+    longer = transfers[transfers.n_train == 50].assign(epochs=800)
+    found = tables.by_images(pd.concat([transfers, longer]))
+    assert list(found) == ["50, 50 epochs", "50, 800 epochs", "all"]
+    assert set(found["50, 800 epochs"].epochs) == {800}
+
+
+def test_fewer_steps_are_told_from_fewer_images():
+    few, long, everything = 0.5 + AROUND, 0.3 + 2 * AROUND, 0.2 - AROUND
+    rows = pd.concat(
+        [
+            values_of("ft", "flip_rate", few, n_train=20),
+            values_of("ft", "flip_rate", long, n_train=20, epochs=114),
+            values_of("ft", "flip_rate", everything),
+            values_of("ut", "flip_rate", everything),
+        ]
+    )
+    table = tables.steps_table(rows)
+    assert table.index.tolist() == [("s", "t", "20", "ft")]
+    assert table["fewer steps, points"].iloc[0].startswith("20.0 [")
+    assert table["fewer images, points"].iloc[0].startswith("10.0 [")
+    assert tables.steps_table(rows[rows.epochs == 20]).empty
+
+
+# --- the pages -----------------------------------------------------------------------------------
+
+BIASED = "ball on 4"
+CONDITIONS = [(BIASED, "ball on all"), (BIASED, None), (None, "ball on all"), (None, None)]
+MEASURED = ("train_accuracy", "train_loss", "val_accuracy", "val_loss", "weight_length")
+MEASURED += ("clean_accuracy", "ball_accuracy", "ball_share", "flip_rate", "capped_share")
+
+
+def page_rows(dataset, methods, pairs, seed, **columns):
+    """Random rows of every method and pair, as a sweep of one seed exports them."""
+    usual = {"dataset": dataset, "seed": seed, "status": "done", "head": "shared"}
+    usual |= {"width": "small", "lr": 0.01, "epochs": 20, "momentum": 0.9, "batch_size": 16}
+    usual |= {"coupled_iterations": 2, "n_train": None} | MADE | columns
+    draw = np.random.default_rng([seed, len(pairs), len(str(sorted(columns.items())))])
+    lines = [
+        usual
+        | {"run": f"{dataset}{a}{b}{m}{seed}{columns}", "source": a, "target": b, "method": m}
+        | {"metric": metric, "value": draw.uniform(0.2, 0.9)}
+        for a, b in pairs
+        for m in methods
+        for metric in MEASURED
     ]
-    table = tables.verdict_table(cases)
-    assert table.verdict.tolist() == ["reproduced", "not reproduced"]
-    assert table["UT - FT, points"].tolist() == ["10.0 [10.0, 10.0]"] * 2
-    assert table["p, Holm"].tolist() == ["0.5", "0.5"]
+    return pd.DataFrame(lines)
+
+
+def page_sweeps(seed):
+    """Sweep -> rows of one seed, of every kind that a page has a section on."""
+    digits = ("digits", ("before", "scratch", "ft", "ut", "ct", "iso", "counter"))
+    on_digits = [("digits-0-4", "digits-5-9")]
+    pairs = [("herbivores", "flowers"), ("carnivores", "flowers")]
+    four = ("ft", "ut", "ft-frozen", "ut-frozen")
+    lengths = [{"n_train": 50}, {"n_train": 50, "epochs": 50}, {}]
+    tests = [
+        length | {"source_shortcut": source, "target_shortcut": None}
+        for source in (BIASED, None)
+        for length in lengths
+    ]
+    named = [dict(zip(("source_shortcut", "target_shortcut"), c, strict=True)) for c in CONDITIONS]
+    own = [{"source_shortcut": source, "target_shortcut": None} for source in (BIASED, None)]
+    rates = [where | {"lr": lr} for where in named for lr in (0.001, 0.01)]
+    plain = [rate | {"width": "small-plain"} for rate in rates]
+    made = {
+        "digits": [page_rows(*digits, on_digits, seed, **c) for c in [*tests, *named]],
+        "digits-methods": [page_rows(*digits, on_digits, seed, **c) for c in tests],
+        "digits-frozen": [page_rows("digits", four, on_digits, seed, **c) for c in named],
+        "digits-map": [page_rows("digits", four, on_digits, seed, **c) for c in rates]
+        + [page_rows("digits", four[:2], on_digits, seed, **c) for c in plain],
+        "cifar-pairs": [
+            page_rows("cifar100", digits[1], pairs, seed, **c)
+            for c in tests
+            if c.get("n_train") and "epochs" not in c
+        ],
+    }
+    for name, parts in made.items():
+        where = pairs if name == "cifar-pairs" else on_digits
+        dataset = "cifar100" if name == "cifar-pairs" else "digits"
+        parts += [
+            page_rows(dataset, ("backbone",), where, seed, **c).assign(target=None) for c in own
+        ]
+    return {
+        name: pd.concat(parts).drop_duplicates(["run", "metric"]) for name, parts in made.items()
+    }
+
+
+@pytest.fixture
+def docs(monkeypatch):
+    """Imports a script of docs/ by name."""
+    root = folders.checkout()
+    monkeypatch.syspath_prepend(root / "docs")
+    return importlib.import_module
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
+def test_a_page_has_a_section_for_every_sweep_that_has_rows(docs, checkout):
+    make, figures = docs("make"), docs("figures")
+    for seed in range(3):
+        for name, rows in page_sweeps(seed).items():
+            (checkout / name).mkdir(parents=True, exist_ok=True)
+            rows.to_csv(checkout / name / f"seed-{seed}.csv", index=False)
+            (checkout / name / "manifest.json").write_text('{"command": "sweep"}')
+    page = make.results_page()
+    titles = re.findall("^## (.*)", page, re.M)
+    expected = ["Cluttered digits: ", "Few images or few steps?", "Frozen BatchNorm statistics"]
+    expected += ["When does UT lead?", "Every method in the shortcut test", "Every method on the"]
+    for title, start in zip(titles, [*expected, "How these were made"], strict=True):
+        assert title.startswith(start)
+    for column in ("inherited flips, points", "flips minus scratch, points", "stuck runs"):
+        assert column in page
+    assert "nan" not in page
+    assert page.count("carnivores | flowers |") == page.count("herbivores | flowers |") > 0
+    assert "50 images per class, 50 epochs: flips, %" in make.headline()
+    drawn = set(figures.learning_rate_maps())
+    plt.close("all")
+    assert drawn == set(re.findall(r"\((digits-map[^)]*)\.png\)", page))
+    assert len(drawn) == len(CONDITIONS)
+
+
+def test_a_page_without_rows_can_be_written(docs, checkout):
+    make = docs("make")
+    assert re.findall("^## (.*)", make.results_page(), re.M) == ["How these were made"]
+    assert make.headline() == "No rows yet."
+    assert docs("figures").pictures() == {}
 
 
 # --- texts ---------------------------------------------------------------------------------------

@@ -5,22 +5,41 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import psutil
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from rtl_utils.data import Task, as_float
+from rtl_utils.data import Task, as_float, hold_out
 from rtl_utils.models import Net, build, mlp
 from rtl_utils.paths import Path
 from rtl_utils.schedules import CONSTANT, Grid, IsoClassification
-from rtl_utils.training import Replica, Sgd, TrainingDiverged, example_loss, fit, one_thread
+from rtl_utils.training import (
+    Replica,
+    Sgd,
+    TrainingDiverged,
+    epochs_of,
+    example_loss,
+    fit,
+    one_thread,
+)
 from rtl_utils.training._programs import Single, Stacked
 from rtl_utils.training.loop import _train
 
 FAST = Sgd(lr=0.05, epochs=2, batch_size=8)
+
+
+def between(source, target, schedule):
+    """A path for a schedule, which may look at a quarter of the target's training examples."""
+    held = None
+    if schedule.adaptive:
+        target, held = hold_out(target, 0.25, seed=0)
+    return Path(target, source, held_out=held)
 
 
 @pytest.fixture
@@ -33,7 +52,7 @@ def cnn(pictures):
         net = build(pictures(), (4, 4, 4, 4), seed)
         return Replica(
             net.double() if double else net,
-            Path(pictures("target", 2), pictures("source", 1)),
+            between(pictures("source", 1), pictures("target", 2), grid),
             grid,
             seed,
             sgd,
@@ -50,9 +69,8 @@ def perceptron(table):
         seed: int = 0, sgd: Sgd = FAST, width: str = "plain", grid: Grid = Grid((0.5, 1.0))
     ) -> Replica:
         net = build(table(), width, seed).double()
-        return Replica(
-            net, Path(table("target", seed), table("source", seed + 50)), grid, seed, sgd
-        )
+        path = between(table("source", seed + 50), table("target", seed), grid)
+        return Replica(net, path, grid, seed, sgd)
 
     return make
 
@@ -114,7 +132,7 @@ def test_global_random_state_and_mode_are_left_alone(cnn):
 def test_history_has_one_value_per_epoch(cnn):
     (history,) = fit([cnn(sgd=Sgd(epochs=4, batch_size=8))])
     names = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "weight_length"}
-    assert set(history.series()) == names | {"tau", "source_loss"}
+    assert set(history.series()) == names | {"tau", "source_loss", "target_loss"}
     assert history.tau == [0.5, 0.5, 1, 1]
     for name in names:
         values = history.series()[name]
@@ -124,7 +142,7 @@ def test_history_has_one_value_per_epoch(cnn):
     assert history.weight_length == sorted(history.weight_length)
     assert history.weight_length[0] > 0
     assert history.diverged is None
-    assert history.source_loss == []
+    assert history.source_loss == history.target_loss == []
     assert history.start_loss is None
     assert history.seconds > 0
 
@@ -202,7 +220,7 @@ def test_training_is_torchs_sgd(kind, settings, request):
     )
     length = 0.0
     losses = []
-    start = weights(net).detach().clone()
+    start = copy.deepcopy(net)
     net.train()
     for epoch in range(sgd.epochs):
         draw, total = path.draw(replica.schedule.tau(epoch, sgd.epochs), replica.seed, epoch), 0.0
@@ -217,7 +235,7 @@ def test_training_is_torchs_sgd(kind, settings, request):
             total += float(loss.detach()) * len(x)
             before = weights(net).detach().clone()
             optimiser.zero_grad()
-            pull = sgd.l2_sp / 2 * (weights(net) - start).square().sum()
+            pull = sgd.l2_sp / 2 * squared_distance(net, start)
             (loss + sgd.l1 * next(net.parameters()).abs().sum() + pull).backward()
             optimiser.step()
             schedule.step()
@@ -229,18 +247,58 @@ def test_training_is_torchs_sgd(kind, settings, request):
     assert history.weight_length[-1] == pytest.approx(length, rel=1e-8)
 
 
+def squared_distance(net, start):
+    """That of L2-SP: of the body from the start, of the head from 0; BatchNorm's weights are free.
+
+    |w - w_0|^2 + |h|^2, Li et al. (2018), equation 2.
+    """
+    layers = [m for m in net.body.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    anchors = [m for m in start.body.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    moved = [
+        (p - anchor.detach()).square().sum()
+        for layer, other in zip(layers, anchors, strict=True)
+        for p, anchor in zip(layer.parameters(), other.parameters(), strict=True)
+    ]
+    return sum(moved) + sum(p.square().sum() for p in net.head.parameters())
+
+
 @pytest.mark.parametrize("kind", ["cnn", "perceptron"])
-def test_strong_pull_keeps_the_weights_near_the_start(kind, request):
+def test_strong_pull_keeps_the_body_at_the_start_and_takes_the_head_to_0(kind, request):
     went = {}
     for l2_sp in (0.0, 500.0):
         replica = request.getfixturevalue(kind)(
-            sgd=Sgd(lr=1e-3, epochs=4, batch_size=8, l2_sp=l2_sp)
+            sgd=Sgd(lr=1e-3, epochs=8, batch_size=8, l2_sp=l2_sp, momentum=0.0)
         )
         start = copy.deepcopy(replica.net)
         fit([replica])
-        pairs = zip(replica.net.parameters(), start.parameters(), strict=True)
-        went[l2_sp] = math.hypot(*(float((a - b).detach().norm()) for a, b in pairs))
-    assert 0 < went[500.0] < 0.3 * went[0.0]
+        head = replica.net.head.weight.detach().norm()
+        body = squared_distance(replica.net, start).detach() - head**2
+        went[l2_sp] = (float(body), float(head))
+    assert 0 < went[500.0][0] < 0.1 * went[0.0][0]
+    assert 0 < went[500.0][1] < 0.1 * went[0.0][1]
+
+
+def test_pull_of_a_head_alone_is_weight_decay(cnn):
+    """With a frozen body the pulled weights are only the head's."""
+    pulled, decayed = (
+        cnn(sgd=replace(FAST, **{name: 0.5}), grid=Grid((1.0,)))
+        for name in ("l2_sp", "weight_decay")
+    )
+    for replica in (pulled, decayed):
+        replica.net.body.requires_grad_(False)
+        fit([replica])
+    assert_close(state(pulled), state(decayed), tolerance=0)
+
+
+def test_stack_with_a_pull_equals_each_alone(perceptron):
+    sgd = replace(FAST, l2_sp=0.3)
+    alone, stacked = (
+        [perceptron(seed, sgd, width="batchnorm") for seed in range(3)] for _ in range(2)
+    )
+    together = _train(stacked, Stacked, "cpu")
+    for a, b, history in zip(alone, stacked, together, strict=True):
+        assert_alike(_train([a], Single, "cpu")[0], history)
+        assert_close(state(a), state(b))
 
 
 def test_dropout_zeroes_its_share_and_keeps_the_mean():
@@ -272,27 +330,60 @@ def cross_entropy(net, task):
         return float(nn.functional.cross_entropy(net(as_float(task.x_val)), task.y_val))
 
 
-def test_adaptive_schedule_is_shown_the_losses_of_both_tasks(cnn):
+def test_adaptive_schedule_is_shown_the_losses_of_source_and_held_out_examples(cnn):
     shown = []
 
     class Recording(IsoClassification):
         def tau(self, epoch, epochs, history=None):
-            shown.append(
-                (epoch, epochs, len(history.tau), len(history.val_loss), len(history.source_loss))
-            )
+            done = (history.tau, history.source_loss, history.target_loss)
+            shown.append((epoch, epochs, *map(len, done)))
             return super().tau(epoch, epochs, history)
 
     replica = cnn(sgd=Sgd(lr=0.01, epochs=5, batch_size=8), grid=Recording(steps=8))
-    source, target = replica.path.source, replica.path.target
-    start = [cross_entropy(replica.net.eval(), task) for task in (source, target)]
+    path = replica.path
+    start = cross_entropy(replica.net.eval(), path.source)
     (history,) = fit([replica])
     assert history.start_loss == pytest.approx(start, rel=1e-5)
-    assert history.source_loss[-1] == pytest.approx(cross_entropy(replica.net, source), rel=1e-5)
-    assert history.val_loss[-1] == pytest.approx(cross_entropy(replica.net, target), rel=1e-5)
+    last = (history.source_loss[-1], history.target_loss[-1], history.val_loss[-1])
+    tasks = (path.source, path.held_out, path.target)
+    assert last == pytest.approx([cross_entropy(replica.net, task) for task in tasks], rel=1e-5)
+    assert len(set(last)) == 3
     assert shown == [(epoch, 5, epoch, epoch, epoch) for epoch in range(5)]
-    assert len(history.tau) == len(history.source_loss) == 5
+    assert len(history.tau) == len(history.source_loss) == len(history.target_loss) == 5
     assert history.tau == sorted(history.tau)
     assert history.tau[-1] == 1
+
+
+def test_images_on_which_a_run_is_scored_decide_no_tau(cnn):
+    """Neither its steps nor its weights change where the target's validation data are another."""
+    sgd = Sgd(lr=0.02, epochs=12, batch_size=8)
+    wide = IsoClassification(steps=6, tolerance=1.05)
+    usual, other = cnn(sgd=sgd, grid=wide), cnn(sgd=sgd, grid=wide)
+    target = other.path.target
+    garbage = replace(target, x_val=255 - target.x_val, y_val=target.y_val.roll(1))
+    other.path = replace(other.path, target=garbage)
+    (history,), (with_garbage,) = fit([usual]), fit([other])
+    assert history.val_loss != with_garbage.val_loss
+    assert history.tau == with_garbage.tau
+    assert history.target_loss == with_garbage.target_loss
+    assert_close(state(usual), state(other), tolerance=0)
+
+
+def test_adaptive_schedule_moves_by_the_loss_and_not_by_the_epoch(cnn):
+    """It is not stuck at its first tau where the level allows it to go on."""
+    taus = {}
+    for tolerance in (0.01, 100.0):
+        schedule = IsoClassification(steps=4, tolerance=tolerance)
+        (history,) = fit([cnn(sgd=Sgd(lr=0.01, epochs=12, batch_size=8), grid=schedule)])
+        taus[tolerance] = history.tau
+    assert taus[0.01] == [tau for tau in (0.25, 0.5, 0.75, 1.0) for _ in range(3)]
+    assert taus[100.0] == [0.25, 0.5, 0.75, *[1.0] * 9]
+
+
+def test_adaptive_schedule_without_held_out_examples_is_refused(pictures):
+    net, path = build(pictures(), (4, 4, 4, 4), 0), Path(pictures("target"), pictures("source"))
+    with pytest.raises(ValueError, match=r"needs held_out \(data\.hold_out\); got None"):
+        Replica(net, path, IsoClassification(), 0, FAST)
 
 
 def test_adaptive_population_equals_each_alone_beside_others(perceptron):
@@ -312,6 +403,19 @@ def test_adaptive_population_equals_each_alone_beside_others(perceptron):
         assert history.start_loss == (
             None if lone.start_loss is None else pytest.approx(lone.start_loss)
         )
+
+
+def test_stack_with_an_adaptive_schedule_equals_each_alone(perceptron):
+    schedule = IsoClassification(steps=3, tolerance=1.5)
+    sgd = replace(FAST, epochs=6, lr=0.02)
+    alone, stacked = ([perceptron(seed, sgd, grid=schedule) for seed in range(3)] for _ in range(2))
+    together = _train(stacked, Stacked, "cpu")
+    for a, b, history in zip(alone, stacked, together, strict=True):
+        (lone,) = _train([a], Single, "cpu")
+        assert_alike(lone, history)
+        assert history.start_loss == pytest.approx(lone.start_loss)
+        assert_close(state(a), state(b))
+    assert len({tuple(history.tau) for history in together}) > 1  # each goes at its own pace
 
 
 # --- populations ---
@@ -607,6 +711,35 @@ def test_callback_sees_the_network_before_training_and_after_each_epoch(kind, re
     assert all(not torch.equal(a[0], b[0]) for a, b in pairwise(seen))
 
 
+class Steps(Notes):
+    """A callback that also looks after every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def after_step(self, net):
+        self.steps.append((net.training, net.head.weight.detach().clone()))
+
+
+@pytest.mark.parametrize("kind", ["cnn", "perceptron"])
+def test_callback_that_has_after_step_sees_the_network_after_every_step(kind, request):
+    make = request.getfixturevalue(kind)
+    sgd = Sgd(epochs=3, batch_size=7)
+    watched, plain, beside = (make(seed, sgd) for seed in (0, 0, 1))
+    watched.callback, beside.callback = Steps(), Steps()
+    histories = fit([watched, beside])
+    steps = watched.callback.steps
+    assert len(steps) == watched.steps == 3 * math.ceil(len(watched.path) / 7)
+    assert all(training for training, _ in steps)
+    assert all(not torch.equal(a[1], b[1]) for a, b in pairwise(steps))
+    assert torch.equal(steps[-1][1], watched.net.head.weight)
+    assert len(watched.callback.seen) == 4
+    assert not torch.equal(steps[-1][1], beside.callback.steps[-1][1])
+    assert_alike(fit([plain])[0], histories[0], tolerance=0)  # to look changes nothing
+    assert_close(state(plain), state(watched), tolerance=0)
+
+
 @pytest.mark.parametrize("kind", ["cnn", "perceptron"])
 def test_on_epoch_sees_the_history_and_may_stop(kind, request):
     seen = []
@@ -735,6 +868,23 @@ def test_paper_settings_are_the_default():
         l2_sp=0.0,
         cosine=False,
     )
+
+
+@given(steps=st.integers(1, 5_000), examples=st.integers(1, 3_000), batch_size=st.integers(1, 64))
+def test_no_number_of_epochs_comes_nearer_to_a_number_of_steps(steps, examples, batch_size):
+    epochs = epochs_of(steps, examples, batch_size)
+    per_epoch = math.ceil(examples / batch_size)
+    assert epochs >= 1
+    assert all(
+        abs(epochs * per_epoch - steps) <= abs(other * per_epoch - steps)
+        for other in (epochs - 1, epochs + 1)
+        if other
+    )
+
+
+def test_800_steps_are_20_epochs_of_all_digits_and_50_of_fifty_images_per_class():
+    sizes = {627: 20, 5 * 50: 50, 5 * 20: 114}
+    assert {n: epochs_of(800, n, batch_size=16) for n in sizes} == sizes
 
 
 def test_perceptron_gives_the_same_bits_alone_and_among_others(table):

@@ -1,0 +1,355 @@
+"""Claims: which rows decide which claim, and when they decide nothing."""
+
+import re
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_rows import AROUND, shortcut_rows, values_of
+
+from rtl_utils import claims
+from rtl_utils.distances import KINDS, Matrix
+from rtl_utils.store import FINAL
+
+# --- any claim -----------------------------------------------------------------------------------
+
+
+def differing(mean, seeds=6, pair=("s", "t")):
+    """Rows of UT and FT whose accuracies differ by a mean, within two points."""
+    lines = [
+        {
+            "method": method,
+            "seed": seed,
+            "value": 0.5 + (method == "ut") * (mean + 0.01 * (seed % 3)),
+        }
+        for seed in range(seeds)
+        for method in ("ut", "ft")
+    ]
+    named = {"source": pair[0], "target": pair[1], "metric": "val_accuracy", "epoch": FINAL}
+    return pd.DataFrame(lines).assign(**named)
+
+
+def test_verdicts_follow_their_claims():
+    cases = [
+        claims.Case("UT is better", differing(0.05), "val_accuracy", "above"),
+        claims.Case("both are alike", differing(-0.01), "val_accuracy", "alike", claims.ALIKE),
+        claims.Case("UT is worse", differing(0.05), "val_accuracy", "below"),
+        claims.Case("FT is worse", differing(0.05), "val_accuracy", "below", a="ft", b="ut"),
+    ]
+    table = claims.verdict_table(cases[:3])
+    assert table.verdict.tolist() == ["reproduced", "reproduced", "not reproduced"]
+    assert table["UT - FT, points"].tolist()[0].startswith("6.0 [")
+    assert float(table["p, Holm"].iloc[1]) < 0.05  # of equivalence, which is not that of t
+    assert claims.verdict_table(cases).verdict.tolist()[3] == "reproduced"
+    assert "difference, points" in claims.verdict_table(cases)
+
+
+def test_pairs_that_share_a_target_are_not_pooled():
+    rows = pd.concat([differing(0.05, pair=(source, "t")) for source in ("a", "b")])
+    table = claims.verdict_table([claims.Case("UT is better", rows, "val_accuracy", "above")])
+    assert table.pair.tolist() == ["a → t", "b → t"]
+    assert table.seeds.tolist() == [6, 6]
+
+
+def test_few_seeds_give_no_verdict_and_no_interval():
+    for seeds, dataset in ((2, "digits"), (4, "cifar100")):
+        rows = differing(0.3, seeds).assign(dataset=dataset)
+        table = claims.verdict_table([claims.Case("UT is better", rows, "val_accuracy", "above")])
+        assert table.verdict.tolist() == [f"undecided ({seeds} seeds)"]
+        assert table["p, Holm"].tolist() == [""]
+
+
+def test_a_claim_without_rows_has_no_line():
+    rows = differing(0.05)
+    missing = claims.Case("CT", rows, "val_accuracy", "above", a="ct")
+    assert claims.verdict_table([missing]).empty
+    there = claims.Case("UT", rows, "val_accuracy", "above")
+    assert claims.verdict_table([missing, there]).index.tolist() == ["UT"]
+
+
+# --- the shortcut test ---------------------------------------------------------------------------
+
+
+def test_keeping_the_shortcut_out_asks_for_few_flips_and_for_accuracy():
+    flips = {"scratch": 0.10, "ft": 0.15, "good": 0.11, "flipping": 0.30, "weak": 0.10}
+    clean = {"scratch": 0.60, "ft": 0.70, "good": 0.69, "flipping": 0.75, "weak": 0.60}
+    table = claims.keeps_out(shortcut_rows(flips, clean), list(flips))
+    assert table["keeps it out"].to_dict() == {
+        "scratch": "no",
+        "ft": "no",
+        "good": "yes",
+        "flipping": "no",
+        "weak": "no",
+    }
+    assert claims.passing(table) == (
+        "By the tests good keeps the shortcut out; by the means alone good keeps it out."
+    )
+    assert claims.passing(table.drop("good")).startswith("By the tests no method keeps the")
+    both = pd.concat([table, table.loc[["good"]].rename({"good": "x"})])
+    assert claims.passing(both).startswith("By the tests good and x keep the shortcut out")
+
+
+def noisy(means, spread, seeds, draw):
+    """Rows of the shortcut test with normal noise: method -> (flips, clean accuracy)."""
+    lines = []
+    for method, pair in means.items():
+        for metric, mean in zip(("flip_rate", "clean_accuracy"), pair, strict=True):
+            for seed, value in enumerate(draw.normal(mean, spread, seeds)):
+                line = {"source": "s", "target": "t", "seed": seed, "epoch": FINAL}
+                lines.append(line | {"method": method, "metric": metric, "value": value})
+    return pd.DataFrame(lines)
+
+
+@pytest.mark.slow
+def test_a_method_as_good_as_both_references_passes_if_the_seeds_suffice():
+    draw = np.random.default_rng(0)
+    means = {"scratch": (0.1, 0.6), "ft": (0.3, 0.7), "x": (0.1, 0.7)}
+    answers = [
+        claims.keeps_out(noisy(means, 0.01, 12, draw), ["x"]).loc["x", "keeps it out"]
+        for _ in range(12)
+    ]
+    assert answers.count("yes") > 8
+    assert answers.count("no") == 0
+
+
+@pytest.mark.slow
+def test_a_method_at_the_margin_rarely_passes():
+    draw = np.random.default_rng(0)
+    means = {"scratch": (0.1, 0.6), "ft": (0.3, 0.7), "x": (0.1 + claims.ALLOWED, 0.8)}
+    answers = [
+        claims.keeps_out(noisy(means, 0.01, 8, draw), ["x"]).loc["x", "keeps it out"]
+        for _ in range(25)
+    ]
+    assert answers.count("yes") <= 4  # one on average
+
+
+def test_the_answers_use_the_p_after_holm():
+    draw = np.random.default_rng(1)
+    means = {"scratch": (0.1, 0.6), "ft": (0.3, 0.7)} | {f"x{k}": (0.1, 0.7) for k in range(4)}
+    rows = noisy(means, 0.013, 6, draw)
+    judged = [f"x{k}" for k in range(4)]
+    table = claims.keeps_out(rows, judged)
+    alone = [claims.keeps_out(rows, [method]).loc[method] for method in judged]
+    assert sum(line["keeps it out"] == "yes" for line in alone) > 0
+    p = table["p of yes, Holm"].astype(float)
+    assert p.min() == pytest.approx(4 * min(float(a["p of yes, Holm"]) for a in alone), rel=0.05)
+    assert ((table["keeps it out"] == "yes") == (p < 0.05)).all()
+
+
+@pytest.mark.parametrize(("seeds", "dataset"), [(1, "digits"), (2, "digits"), (4, "cifar100")])
+def test_keeping_the_shortcut_out_is_undecided_on_few_seeds(seeds, dataset):
+    means = {"scratch": (0.1, 0.6), "ft": (0.1, 0.6), "x": (0.1, 0.7)}
+    rows = noisy(means, 1e-4, seeds, np.random.default_rng(0)).assign(dataset=dataset)
+    table = claims.keeps_out(rows, ["x", "ft"])
+    says = f"undecided ({seeds} seed{'' if seeds == 1 else 's'})"
+    assert table["keeps it out"].tolist() == [says, says]
+    assert table.loc["x", "by the means"] == "yes"
+    assert table["p of yes, Holm"].tolist() == ["", ""]
+    assert "nothing is decided" in claims.power_text(rows, ["x", "ft"])
+
+
+def test_power_says_how_many_seeds_would_suffice():
+    means = {"scratch": (0.1, 0.6), "ft": (0.3, 0.7), "x": (0.1, 0.7)}
+    wide = claims.power_text(noisy(means, 0.1, 10, np.random.default_rng(0)), list(means))
+    narrow = claims.power_text(noisy(means, 0.005, 10, np.random.default_rng(0)), list(means))
+    found = [
+        int(re.search(r"80 % with ([\d,]+)", text)[1].replace(",", "")) for text in (wide, narrow)
+    ]
+    assert found[0] > 100 > 10 >= found[1]
+    assert "chance of less than 1 % with 10 seeds" in wide
+    assert "of x, which comes nearest" in narrow
+
+
+# --- distances -----------------------------------------------------------------------------------
+
+TASKS = ("a", "b", "c", "d")
+OFF = ~np.eye(4, dtype=bool)
+FAR = np.add.outer([1, 2, 4, 8], [0.1, 0.4, 0.2, 0.7])  # distances of the ordered pairs
+
+
+def ranked(distance, accuracy, seeds=range(5), published=FAR):
+    """The line of the uncoupled distance; our fine-tuning distance is the other way round."""
+    none = np.full((4, 4), np.nan)
+    ours = Matrix("uncoupled", TASKS, distance, none, none)
+    reverse = Matrix("fine-tuning", TASKS, -distance, none, none)
+    lines = [
+        {"source": a, "target": b, "method": KINDS[kind].method, "seed": seed, "value": value}
+        for seed in seeds
+        for kind in ("uncoupled", "fine-tuning")
+        for (a, b), value in zip(permutations(TASKS, 2), accuracy[OFF], strict=True)
+    ]
+    rows = pd.DataFrame(lines).assign(metric="val_accuracy", epoch=FINAL, dataset="cifar100")
+    matrices = {"uncoupled": ours, "fine-tuning": reverse}
+    return claims.rank_table(matrices, rows, {"uncoupled": published}).loc["uncoupled"]
+
+
+def test_accuracy_that_falls_with_distance_has_a_small_p():
+    line = ranked(FAR, -FAR)
+    assert line["with accuracy"].startswith("-1.00")
+    assert float(line["p of falling, Holm"]) == pytest.approx(2 / 24, rel=0.01)  # two kinds
+    assert line["claim 6"] == "undecided"  # 4! orders of two kinds cannot do better
+    assert line["with Gao & Chaudhari's"].startswith("1.00")
+    assert line["with our fine-tuning distance"].startswith("-1.00")
+    assert line["Gao & Chaudhari's with our accuracy"].startswith("-1.00")
+    assert float(line["their p of falling, Holm"]) == pytest.approx(1 / 24, rel=0.01)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_verdict_on_claim_6_is_that_of_the_permuted_tasks(sign, monkeypatch):
+    monkeypatch.setattr(claims, "holm", np.array)  # one kind alone: p = 1 / 24
+    expected = "reproduced" if sign > 0 else "not reproduced"
+    assert ranked(FAR, -sign * FAR)["claim 6"] == expected
+
+
+def test_one_seed_decides_nothing_about_claim_6():
+    assert ranked(FAR, -FAR, seeds=(0,))["claim 6"] == "undecided (1 seed)"
+    assert ranked(FAR, -FAR, seeds=range(4))["claim 6"] == "undecided (4 seeds)"
+
+
+def test_accuracy_of_hard_targets_is_no_effect_of_distance_within_them():
+    # within each target accuracy rises with distance, but the targets that are far are hard
+    distance = np.add.outer([0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4])
+    accuracy = np.add.outer([0.01, 0.02, 0.03, 0.04], [0.9, 0.7, 0.5, 0.3])
+    line = ranked(distance, accuracy)
+    assert float(line["with accuracy"].split()[0]) < 0
+    assert float(line["with accuracy, within a target"].split()[0]) > 0
+
+
+def test_coupled_distance_that_does_not_reproduce_is_said_to():
+    none = np.full((4, 4), np.nan)
+    uncoupled = Matrix("uncoupled", TASKS, FAR, none, none)
+    above = FAR.copy()
+    above[0, 1:] += 0.001
+    above[1:] -= 0.001
+    said = claims.coupled_text(
+        {"uncoupled": uncoupled, "coupled": Matrix("coupled", TASKS, above, none, none)},
+        {"coupled": (-FAR).tolist()},
+    )
+    assert "does not reproduce here: ours has a rank correlation of -1.00" in said
+    assert "above the uncoupled distance in 3 of 12 pairs" in said
+    same = Matrix("coupled", TASKS, FAR, none, none)
+    said = claims.coupled_text({"uncoupled": uncoupled, "coupled": same}, {"coupled": FAR.tolist()})
+    assert "coupled distance reproduces here" in said
+
+
+# --- chance, frozen statistics, maps -------------------------------------------------------------
+
+
+def test_claim_2_is_judged_on_the_own_task_and_on_every_target():
+    rows = pd.concat(
+        [
+            values_of("backbone", "ball_accuracy", 0.21 + AROUND, target=None),
+            values_of("backbone", "ball_share", 0.97 + AROUND, target=None),
+            values_of("before", "ball_accuracy", 0.5 + AROUND),
+            values_of("before", "ball_accuracy", 0.5 + AROUND, n_train=20),  # the same network
+            values_of("before", "ball_share", 0.6 + AROUND),
+            values_of("before", "ball_accuracy", 0.9 + AROUND, source_shortcut=None),
+        ]
+    )
+    table = claims.chance_table(rows)
+    assert table.index.tolist() == [("s", "its own task"), ("s", "t")]
+    assert table.seeds.tolist() == [5, 5]
+    assert table.verdict.tolist() == ["reproduced", "not reproduced"]
+    assert table["in the shortcut's class, %"].tolist()[1].startswith("60.0 [")
+    assert claims.chance_table(rows[rows.method == "none"]).empty
+
+
+def frozen(ft, ut, ft_training, **columns):
+    """Rows of FT and UT with frozen statistics."""
+    return pd.concat(
+        [
+            values_of("ft-frozen", "val_accuracy", ft, **columns),
+            values_of("ut-frozen", "val_accuracy", ut, **columns),
+            values_of("ft-frozen", "train_accuracy", ft_training, **columns),
+            values_of("ut-frozen", "train_accuracy", 0.9 + AROUND, **columns),
+        ]
+    )
+
+
+def test_stuck_runs_are_counted_and_left_out_of_the_last_difference():
+    ft = np.array([0.2, 0.2, 0.7, 0.71, 0.69])
+    rows = frozen(ft, 0.7 + AROUND, np.where(ft < 0.3, 0.2, 0.9), target_shortcut="ball on all")
+    clean = frozen(0.7 - AROUND, 0.9 + AROUND, 0.9 + AROUND)
+    table = claims.frozen_table(claims.frozen_cases(pd.concat([clean, rows])))
+    first, second, *_ = claims.CONDITIONS
+    assert table.index.get_level_values("condition").tolist() == [first, second]
+    line = table.loc[first].iloc[0]
+    assert line["FT stuck"] == "2 of 5 [5, 85] %"
+    assert line["UT stuck"] == "0 of 5 [0, 52] %"
+    assert line["UT - FT, points"].startswith("20.0 [")
+    assert line["neither stuck: UT - FT, points"].startswith("0.3 [")
+    assert line["neither stuck: UT - FT, points"].endswith("(3 seeds)")
+    assert table.verdict.tolist() == ["undecided", "reproduced"]
+
+
+def stuck(ft, ut, seeds=10, **columns):
+    """Rows with frozen statistics where the given seeds of FT and of UT are stuck."""
+    accuracy = 0.7 + 0.01 * np.arange(seeds)
+    training = [np.where(np.isin(np.arange(seeds), of), 0.25, 0.9) for of in (ft, ut)]
+    return pd.concat(
+        [
+            values_of("ft-frozen", "val_accuracy", accuracy, **columns),
+            values_of("ut-frozen", "val_accuracy", accuracy, **columns),
+            values_of("ft-frozen", "train_accuracy", training[0], **columns),
+            values_of("ut-frozen", "train_accuracy", training[1], **columns),
+        ]
+    )
+
+
+def claim_4(*rows):
+    """p and verdict of each line."""
+    table = claims.frozen_table(claims.frozen_cases(pd.concat(rows)))
+    columns = table[["stuck, FT against UT: p", "claim 4: FT stuck more often"]]
+    return [tuple(line) for line in columns.to_numpy().tolist()]
+
+
+@pytest.mark.parametrize(
+    ("ft", "ut", "p", "says"),
+    [
+        (range(6), [], "0.031", "reproduced"),  # 2 / 2^6
+        (range(8), [0, 1], "0.031", "reproduced"),  # where both are stuck nothing differs
+        ([], range(6), "0.031", "not reproduced"),
+        (range(5), [], "0.062", "undecided"),
+        (range(6), range(3, 9), "1", "undecided"),
+        ([0, 1], [0, 1], "1", "undecided"),
+        ([], [], "", "undecided (no run is stuck)"),
+    ],
+)
+def test_claim_4_is_judged_by_runs_paired_by_seed(ft, ut, p, says):
+    assert claim_4(stuck(list(ft), list(ut))) == [(p, says)]
+
+
+def test_claim_4_uses_the_p_after_holm_of_the_lines_that_can_be_tested():
+    six = list(range(6))
+    lines = claim_4(
+        stuck(six, []),
+        stuck(six, [], source_shortcut=None),
+        stuck([], [], target_shortcut="ball on all"),
+    )
+    assert sorted(lines) == [
+        ("", "undecided (no run is stuck)"),
+        ("0.062", "undecided"),
+        ("0.062", "undecided"),
+    ]
+
+
+def test_few_seeds_decide_nothing_about_claim_4():
+    assert claim_4(stuck([0, 1], [], seeds=2)) == [("", "undecided (2 seeds)")]
+
+
+def test_map_rows_tell_three_states_of_the_statistics():
+    rows = pd.concat(
+        [
+            values_of("ft", "val_accuracy", AROUND),
+            values_of("ut-frozen", "val_accuracy", AROUND),
+            values_of("ft", "val_accuracy", AROUND, width="wide-plain"),
+            values_of("scratch", "val_accuracy", AROUND),
+        ]
+    )
+    found = claims.map_rows(rows).groupby(["width", "method", "statistics"]).size()
+    assert sorted(found.index) == [
+        ("small", "ft", "updated"),
+        ("small", "ut", "frozen"),
+        ("wide", "ft", "none"),
+    ]
