@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from figures import pictures
 from sections import (
+    BEFORE_SWEEP,
     FROZEN_SWEEP,
     MAP_SWEEPS,
     MARGINS,
@@ -19,6 +20,7 @@ from sections import (
     NOTEBOOKS,
     PAIRS_SWEEP,
     answers_of,
+    before_section,
     capitalised,
     cases_of,
     commands,
@@ -32,7 +34,6 @@ from sections import (
     notebook_section,
     pairs_section,
     paragraphs,
-    power_of,
     steps_section,
     transfers,
 )
@@ -77,7 +78,10 @@ def results_page() -> str:
         *[map_section(name) for name in MAP_SWEEPS],
         *[method_section(name) for name in METHOD_SWEEPS],
         pairs_section(),
-        commands([*NOTEBOOKS, FROZEN_SWEEP, *MAP_SWEEPS, *METHOD_SWEEPS, PAIRS_SWEEP]),
+        before_section(),
+        commands(
+            [*NOTEBOOKS, FROZEN_SWEEP, *MAP_SWEEPS, *METHOD_SWEEPS, PAIRS_SWEEP, BEFORE_SWEEP]
+        ),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -99,7 +103,6 @@ def headline() -> str:
     if rows.empty:
         return "No rows yet."
     settings = digits_settings()
-    *_, last = settings
     passing = [
         f"{capitalised(images_text(size))} ({len(judged(part))} methods): "
         f"{claims.passing(answers_of(part))}"
@@ -112,7 +115,8 @@ def headline() -> str:
         the one with more seeds is quoted.""",
         tables.markdown(headline_table(settings)),
         f"""{MARGINS} The p-values are adjusted by Holm's method over the methods.
-        {" ".join(passing)} {capitalised(images_text(last))}: {power_of(settings[last])}""",
+        {" ".join(passing)} [All results](docs/results.md) state how likely these tests find a
+        method that passes.""",
         *digits_parts(),
         *cifar_parts(settings),
         tables.origin("digits-methods", rows),

@@ -22,6 +22,7 @@ METHOD_SWEEPS = {"digits-methods": "digits", "cifar-methods": "cifar100"}  # swe
 FROZEN_SWEEP = "digits-frozen"
 MAP_SWEEPS = ("digits-map", "cifar-map")
 PAIRS_SWEEP = "cifar-pairs"
+BEFORE_SWEEP = "cifar-before"
 DISTANCE_SWEEPS = ("distances", "coupled-distances")
 TRANSFERS = ("before", "scratch", "ft", "fixed", "ut", "ut-mixture")
 # parts of the file names of pictures
@@ -416,6 +417,20 @@ def pairs_section() -> str:
         so they are not independent, and no row pools pairs.""",
         training(rows),
         method_table(table.loc[[place for place in order if place in table.index]]),
+        *chance_parts(rows),
+    )
+
+
+def before_section() -> str:
+    """The paper's biased backbones on their targets, with nothing trained."""
+    rows = tables.stored(BEFORE_SWEEP)
+    if rows.empty:
+        return ""
+    epochs = rows.epochs[rows.method == BACKBONE].mode()[0]
+    return paragraphs(
+        f"## The paper's three backbones on their targets (CIFAR-100, {tables.seeds_text(rows)})",
+        tables.origin(BEFORE_SWEEP, rows),
+        f"Backbones train for {epochs} epochs; nothing is transferred.",
         *chance_parts(rows),
     )
 

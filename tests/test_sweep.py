@@ -72,7 +72,8 @@ def test_digits_have_the_runs_of_the_notebooks(sweep):
     marked = {(run.sgd.lr, run.sgd.epochs) for run in runs if run.target_shortcut}
     assert marked == {(0.01, 20), (0.001, 20), (0.01, 4)}
     assert all(run.source_sgd == Sgd(epochs=20) for run in runs)
-    assert [replace(run, seed=0) for run in sweep.digits(10)] == at_test
+    same_epochs = [run for run in at_test if run.sgd.epochs == 20]
+    assert [replace(run, seed=0) for run in sweep.digits(10)] == same_epochs
 
 
 def test_few_images_are_trained_for_as_many_steps_as_all(sweep):
