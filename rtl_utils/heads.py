@@ -69,12 +69,14 @@ def _fitted(features: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
     if len(present) == 1:
         bias[present] = 0
         return weight, bias
+    # of two classes scikit-learn fits one row w, the second's score minus the first's: it becomes
+    # -w/2 and w/2, whose |.|^2 is half of w's
+    weight_of_loss = (2 if len(present) == 2 else 1) / strength
     # L-BFGS, the default solver, stops so early that the processor decides the fourth digit
     fit = LogisticRegression(
-        C=1 / strength, tol=_TOLERANCE, max_iter=_ITERATIONS, solver="newton-cholesky"
+        C=weight_of_loss, tol=_TOLERANCE, max_iter=_ITERATIONS, solver="newton-cholesky"
     )
     fit.fit(features, y)
-    # of two classes scikit-learn gives one row: the second's score minus the first's
     rows = fit.coef_ if len(present) > 2 else np.concatenate([-fit.coef_, fit.coef_]) / 2
     biases = fit.intercept_ if len(present) > 2 else np.outer([-0.5, 0.5], fit.intercept_)[:, 0]
     weight[present] = rows

@@ -1,4 +1,7 @@
-"""The two networks of the paper. Each is a body, which gives the features, and a linear head."""
+"""Networks: the paper's two kinds, and variants. Each is a body and a linear head.
+
+The body gives the features, of which the head makes the outputs.
+"""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,10 +122,9 @@ def build(task: Task, width: str | Sequence[int], seed: int) -> Net:
 
     Args:
         task: says the inputs and outputs.
-        width: "plain" or "batchnorm" for features; "small", "paper" or four stage widths for
-            images.
-        seed: of the weights, PyTorch's default initialisation; the global random state is left
-            alone.
+        width: a name of NETWORKS for this kind of task, or four stage widths for images.
+        seed: of the weights, PyTorch's default ones, or He's in a CNN without BatchNorm; the
+            global random state is left alone.
 
     Raises:
         ValueError: for a width that the kind of task does not have.

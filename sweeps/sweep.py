@@ -171,7 +171,7 @@ def cifar_map(seed: int) -> list[Run]:
 
 
 def cifar_before(seed: int) -> list[Run]:
-    """The paper's biased backbones on their targets, with nothing trained: claim 2."""
+    """Our biased backbones on the targets of the paper's pairs, with nothing trained: claim 2."""
     return [
         Run(
             "cifar100",
@@ -186,7 +186,7 @@ def cifar_before(seed: int) -> list[Run]:
 
 
 def cifar_methods(seed: int) -> list[Run]:
-    """The same on CIFAR-100, herbivores to flowers, with 50 and with all images per class."""
+    """Every method on CIFAR-100, herbivores to flowers, with 50 and with all images per class."""
     pair = ("herbivores", "flowers")
     few = Coupled(iterations=2, partitions=5)
     many = Coupled(iterations=2, blocks=20, partitions=5)
@@ -227,10 +227,10 @@ SWEEPS = {
     "digits-frozen": Sweep(digits_frozen, 20),
     "digits-map": Sweep(digits_map, 3),
     "cifar-map": Sweep(cifar_map, 1),
-    "cifar-before": Sweep(cifar_before, 3),
-    "cifar-methods": Sweep(cifar_methods, 3),
+    "cifar-before": Sweep(cifar_before, 5),
+    "cifar-methods": Sweep(cifar_methods, 5),
     "cifar-pairs": Sweep(cifar_pairs, 1),
-    "distances": Sweep(distance_runs, 3),
+    "distances": Sweep(distance_runs, 5),
     "coupled-distances": Sweep(coupled_distance_runs, 1),
 }
 
