@@ -43,26 +43,28 @@ def pictures() -> dict[str, Figure]:
 def flip_rates() -> Figure:
     """The README's picture: what the shortcut does at test time, over the number of images."""
     found = tables.in_order(tables.shortcut_at_test(transfers(tables.stored("digits"))))
-    rows = found[found.method != "before"]
+    rows = found[found.method != tables.BEFORE]
     task = load("digits", "digits-5-9", seed=0)
     everything = round(len(task.y_train) / task.outputs)
-    where = f"{DATASETS['digits'].title}, {seed_count(rows)}"
+    data = DATASETS["digits"].title
     epochs = rows.groupby(rows.n_train.fillna(np.inf)).epochs
-    short = rows[rows.epochs == epochs.transform("min")]
-    long = rows[rows.epochs == epochs.transform("max")]
+    # lines of one panel show the same seeds, which its title counts
+    by = ["n_train", "method"]
+    short = tables.shared_seeds(rows[rows.epochs == epochs.transform("min")], by)
+    long = tables.shared_seeds(rows[rows.epochs == epochs.transform("max")], by)
     panels = {"equal epochs": short}
     if not short.run.isin(long.run).all():
         panels["equal steps"] = long
     figure, axes = plt.subplots(1, len(panels) + 1, figsize=(5.2 * (len(panels) + 1), 4.2))
     for ax, (name, part) in zip(axes, panels.items(), strict=False):
-        title = f"Flip rate, {name} ({where})"
+        title = f"Flip rate, {name} ({data}, {seed_count(part)})"
         plotting.by_size(part, "flip_rate", ax, "flip rate", title, everything)
     plotting.by_size(
         long,
         "ball_share",
         axes[-1],
         "predictions of the shortcut's class",
-        f"Shortcut on every test image ({where})",
+        f"Shortcut on every test image ({data}, {seed_count(long)})",
         everything,
     )
     plotting.chance(axes[-1], claims.CHANCE)
@@ -73,7 +75,7 @@ def flip_rates() -> Figure:
 def trade_offs(name: str) -> Figure:
     """Flip rate over clean accuracy of every method, few images at the left, all at the right."""
     rows = tables.shortcut_at_test(tables.stored(name))
-    parts = tables.by_images(rows[rows.method != "before"])
+    parts = tables.by_images(rows[rows.method != tables.BEFORE])
     figure, axes = plt.subplots(1, len(parts), figsize=(6 * len(parts), 7), sharey=True)
     for ax, (size, part) in zip(np.atleast_1d(axes), parts.items(), strict=True):
         plotting.trade_off(part, ax, capitalised(images_text(size)))
@@ -157,9 +159,7 @@ def scatters(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) -> Fi
     for ax, (kind, matrix) in zip(axes, matrices.items(), strict=True):
         record = distances.KINDS[kind]
         accuracy = distances.accuracies(rows, matrix.names, record.method)
-        title = (
-            f"{capitalised(plotting.label(record.method))} (CIFAR-100, {kind_seeds(kind, rows)})"
-        )
+        title = f"{capitalised(tables.label(record.method))} (CIFAR-100, {kind_seeds(kind, rows)})"
         plotting.by_target(matrix, accuracy, ax, f"{record.title}, {record.unit}", title)
     axes[0].set_ylabel("validation accuracy after transfer")
     plotting.legend_below(figure, axes[0])

@@ -24,11 +24,11 @@ from sections import (
     capitalised,
     cases_of,
     commands,
+    digits_settings,
     distances_page,
     frozen_section,
     images_text,
     introduction,
-    judged,
     map_section,
     method_section,
     notebook_section,
@@ -36,6 +36,7 @@ from sections import (
     paragraphs,
     steps_section,
     transfers,
+    uncapitalised,
 )
 
 from rtl_utils import claims, plotting, tables
@@ -104,8 +105,8 @@ def headline() -> str:
         return "No rows yet."
     settings = digits_settings()
     passing = [
-        f"{capitalised(images_text(size))} ({len(judged(part))} methods): "
-        f"{claims.passing(answers_of(part))}"
+        f"{capitalised(images_text(size))} ({len(claims.judged(part))} methods): "
+        f"{uncapitalised(claims.passing(answers_of(part)))}"
         for size, part in settings.items()
     ]
     return paragraphs(
@@ -115,8 +116,8 @@ def headline() -> str:
         the one with more seeds is quoted.""",
         tables.markdown(headline_table(settings)),
         f"""{MARGINS} The p-values are adjusted by Holm's method over the methods.
-        {" ".join(passing)} [All results](docs/results.md) state how likely these tests find a
-        method that passes.""",
+        {" ".join(passing)} [All results](docs/results.md) say how likely these tests are to find a
+        method that truly passes.""",
         *digits_parts(),
         *cifar_parts(settings),
         tables.origin("digits-methods", rows),
@@ -135,18 +136,6 @@ def digits_parts() -> list[str]:
         tables.markdown(notebook_verdicts("digits")),
         tables.origin("digits", rows),
     ]
-
-
-def digits_settings() -> dict[str, pd.DataFrame]:
-    """Number of images -> rows of all methods from a biased source, each from its longer sweep."""
-    settings = tables.by_images(tables.shortcut_at_test(tables.stored("digits-methods")))
-    rows = tables.stored("digits")
-    more = tables.by_images(tables.shortcut_at_test(transfers(rows))) if len(rows) else {}
-    for size in settings.keys() & more.keys():
-        part = settings[size]
-        twice = part.method.isin(more[size].method.unique())
-        settings[size] = pd.concat([more[size], part[~twice]], ignore_index=True)
-    return settings
 
 
 def headline_table(settings: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -190,10 +179,10 @@ def cifar_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
     orders = {"digits": orderings(digits.values()), "CIFAR-100": orderings(cifar)}
     table = pd.DataFrame(orders).rename_axis("by the means")
     few = both.seed.nunique() < claims.fewest(both)
-    decides = "is too few for a verdict" if few else "is enough for verdicts"
+    decides = f", too few for a verdict (which needs {claims.fewest(both)})" if few else ""
     return [
-        f"""CIFAR-100 has {seed_count(both)} per pair at most, which {decides}. In how many
-        settings (pair, number of images and of epochs) the means have an order:""",
+        f"""CIFAR-100 has {seed_count(both)} per pair at most{decides}. Number of settings (pair of
+        tasks, images per class, epochs) in which the means are ordered so:""",
         tables.markdown(table),
     ]
 
@@ -205,7 +194,7 @@ def orderings(settings: Iterable[pd.DataFrame]) -> dict[str, str]:
         means = part[part.metric.isin(["flip_rate", "clean_accuracy"])]
         means = means.groupby(["metric", "method"]).value.mean()
         flips, clean = means["flip_rate"], means["clean_accuracy"]
-        trained = [method for method in judged(part) if method != "scratch"]
+        trained = [method for method in claims.judged(part) if method != "scratch"]
         training = part[part.metric == "train_accuracy"].groupby("method").value.mean()
         trained = [method for method in trained if training.get(method, 1.0) > tables.STUCK]
         orders = {
@@ -213,9 +202,10 @@ def orderings(settings: Iterable[pd.DataFrame]) -> dict[str, str]:
             "FT flips more than training from scratch": flips["ft"] > flips["scratch"],
             "FT is more accurate than training from scratch": clean["ft"] > clean["scratch"],
             "FT is more accurate than UT": clean["ft"] > clean["ut"],
-            "of all transfers that train, counter-examples flip least": flips[trained].idxmin()
-            == "counter",
         }
+        if "counter" in flips:
+            least = flips[trained].idxmin() == "counter"
+            orders["of all transfers that train, counter-examples flip least"] = least
         for order, holds in orders.items():
             held.setdefault(order, []).append(bool(holds))
     return {order: f"{sum(holds)} of {len(holds)}" for order, holds in held.items()}

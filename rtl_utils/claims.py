@@ -1,6 +1,6 @@
 """What the rows say about a claim: margins, tests, and tables with a verdict."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from rtl_utils import distances
 from rtl_utils.distances import Matrix
+from rtl_utils.methods import METHODS
 from rtl_utils.runs import BACKBONE
 from rtl_utils.statistics import (
     FEWEST,
@@ -35,6 +36,7 @@ from rtl_utils.tables import (
     Paired,
     group_index,
     label,
+    listed,
     mean_text,
     n_train_text,
     paired,
@@ -50,6 +52,7 @@ INFERIOR = 0.02  # accuracy that it may lack of fine-tuning's
 NEAR_CHANCE = 0.05  # from chance, within which an accuracy is at chance (claim 2): 500 images alone
 # give 0.035 on either side, so a narrower margin could hardly be met
 CHANCE = 0.2  # accuracy of guessing: every image task here has five classes
+CLAIM_4 = "claim 4: FT stuck more often"  # column of `frozen_table`
 _FEWEST = {"cifar100": 5}  # seeds that a verdict needs on a data set, where more than usual
 
 # Where the shortcut is in the runs with frozen statistics and in the maps.
@@ -127,6 +130,12 @@ def fewest(rows: pd.DataFrame) -> int:
 # --- the shortcut test ----------------------------------------------------------------------------
 
 
+def judged(rows: pd.DataFrame) -> list[str]:
+    """The methods that keep the shortcut out or not: all that train, as METHODS lists them."""
+    found = set(rows.method) - {BEFORE}
+    return [method for method in METHODS if method in found]
+
+
 def keeps_out(
     rows: pd.DataFrame,
     methods: Sequence[str],
@@ -148,9 +157,9 @@ def keeps_out(
         inferior: lacking accuracy, as a fraction.
 
     Returns:
-        One row per method: both differences with 90 % intervals (their ends are one-sided 95 %
-        bounds), both p-values, the answer by the means alone, and the answer: "yes" or "no" where
-        its p lies below 0.05, else "undecided".
+        One row per method: its seeds; both differences with 90 % intervals (their ends are
+        one-sided 95 % bounds), both p-values, the answer by the means alone, and the answer: "yes"
+        or "no" where its p lies below 0.05, else "undecided".
 
     Source: Berger (1982) for the intersection of tests.
     """
@@ -164,6 +173,7 @@ def keeps_out(
         says = {"reproduced": "yes", "not reproduced": "no"}
         answer = none or decided(p_yes, p_no)
         lines[method] = {
+            "seeds": test.n,
             "flips minus scratch, points [90 %]": test.flips.text(scale=100),
             "accuracy minus fine-tuning, points [90 %]": test.clean.text(scale=100),
             "p of yes, Holm": _p_text(p_yes),
@@ -370,59 +380,74 @@ def rank_table(
         published matrix; with our fine-tuning distance; with our accuracy after transfer; with
         accuracy, both less their target's mean, so that a hard target counts once; p of "accuracy
         falls as distance grows" by a permutation of tasks, adjusted by Holm's method over the
-        kinds; the verdict on that, the paper's claim 6; and the same correlation and p for the
-        published distances with our accuracies.
+        kinds; the verdict on that, the paper's claim 6; and the same correlation, p and verdict for
+        the published distances with our accuracies. A kind that too few seeds measured is not
+        tested. Our Riemannian length is compared with the published fine-tuning distance, which is
+        one too.
 
     Raises:
         ValueError: what `distances.accuracies` and `statistics.task_permutation` raise.
     """
     reached = {kind: _accuracy_matrix(rows, matrix) for kind, matrix in matrices.items()}
+    few = {kind: _few_seeds(rows, kind) for kind in matrices}
     ours = {kind: task_permutation(m.mean, reached[kind]) for kind, m in matrices.items()}
     theirs = {
         kind: task_permutation(np.array(published[kind], dtype=float), reached[kind])
         for kind in matrices
         if kind in published
     }
-    falls = _holm_over([found.falls for found in ours.values()], ours)
-    rises = _holm_over([found.rises for found in ours.values()], ours)
-    falls_theirs = _holm_over([found.falls for found in theirs.values()], theirs)
-    few = untested(rows.seed.nunique(), fewest(rows))
+    by_ours = _claim_6(ours, few)
+    by_theirs = _claim_6(theirs, few)
     lines = {}
     for kind, matrix in matrices.items():
         within = task_permutation(
             _less_target_means(matrix.mean), _less_target_means(reached[kind])
         )
+        p, says = by_ours[kind]
+        their_p, they_say = by_theirs.get(kind, ("", ""))
         lines[kind] = {
-            "with Gao & Chaudhari's": _with_published(matrix, published.get(kind)),
+            "with Gao & Chaudhari's": _with_published(matrix, published),
             "with our fine-tuning distance": _with_fine_tuning(matrix, matrices),
             "with accuracy": ours[kind].interval.text(2),
             "with accuracy, within a target": within.interval.text(2),
-            "p of falling, Holm": _p_text(falls[kind]),
-            "claim 6": few or decided(falls[kind], rises[kind]),
+            "p of falling, Holm": p,
+            "claim 6, our distances": says,
             "Gao & Chaudhari's with our accuracy": _association_text(theirs.get(kind)),
-            "their p of falling, Holm": _p_text(falls_theirs.get(kind, np.nan)),
+            "their p of falling, Holm": their_p,
+            "claim 6, published distances": they_say,
         }
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("distance")
 
 
 def coupled_text(
-    matrices: Mapping[str, Matrix], published: Mapping[str, Sequence[Sequence[float]]]
+    rows: pd.DataFrame, tasks: Sequence[str], published: Mapping[str, Sequence[Sequence[float]]]
 ) -> str:
-    """Whether the published coupled distance reproduces, in two sentences.
+    """Whether our coupled distance agrees with the published one, in two sentences.
 
     Args:
-        matrices: kind -> our matrix; "coupled" and "uncoupled" are among them.
+        rows: tidy rows of the runs that measured the coupled and the uncoupled distance.
+        tasks: their names, in the order of the published matrices.
         published: kind -> (k, k) matrix of Gao & Chaudhari (2021), "coupled" among them.
+
+    Returns:
+        The sentences, on the seeds that measured both; empty if there are none.
     """
-    coupled = matrices["coupled"]
+    both = _of_kind(rows, "coupled").seed.unique()
+    shared = _of_kind(rows, "uncoupled").seed
+    common = rows[rows.seed.isin(shared[shared.isin(both)])]
+    if common.empty:
+        return ""
+    coupled, uncoupled = (distances.matrix(common, tasks, k) for k in ("coupled", "uncoupled"))
     found = task_permutation(coupled.mean, np.array(published["coupled"], dtype=float))
-    says = "reproduces" if found.rises < SIGNIFICANT else "does not reproduce"
-    above = int((coupled.pairs > matrices["uncoupled"].pairs).sum())
+    none = untested(common.seed.nunique(), fewest(common))
+    shown = "shown" if not none and found.rises < SIGNIFICANT else "not shown"
+    above = int((coupled.pairs > uncoupled.pairs).sum())
     return (
-        f"Gao & Chaudhari's coupled distance {says} here: ours has a rank correlation of "
-        f"{found.interval.text(2)} with theirs (p of rising together {_p_text(found.rises)}, by a "
-        f"permutation of tasks). A coupling is to shorten the path; ours lies above the uncoupled "
-        f"distance in {above} of {len(coupled.pairs)} pairs."
+        f"Agreement of our coupled distance with Gao & Chaudhari's is {shown}: rank correlation "
+        f"{found.interval.text(2)}, p of rising together {_p_text(found.rises)} (permutation of "
+        f"tasks; {seed_count(common)}{', so no verdict' if none else ''}). A coupling should "
+        f"shorten the path; ours is longer than the uncoupled one in {above} of "
+        f"{len(coupled.pairs)} pairs."
     )
 
 
@@ -544,8 +569,8 @@ def _with_claim_4(table: pd.DataFrame, stuck: Sequence[_Stuck]) -> pd.DataFrame:
         says.append(one.untested or decided(more, fewer))
     return table.assign(
         **{
-            "stuck, FT against UT: p": [_p_text(p) for p in adjusted],
-            "claim 4: FT stuck more often": says,
+            "stuck, FT against UT: p of McNemar's test, Holm": [_p_text(p) for p in adjusted],
+            CLAIM_4: says,
         }
     )
 
@@ -577,8 +602,28 @@ def _p_text(p: float) -> str:
     return "" if np.isnan(p) else f"{p:.2g}"
 
 
-def _holm_over(p: Sequence[float], kinds: Iterable[str]) -> dict[str, float]:
-    return dict(zip(kinds, holm(p).tolist(), strict=True))
+def _of_kind(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows that hold one kind of distance."""
+    record = distances.KINDS[kind]
+    return rows[(rows.method == record.method) & (rows.metric == record.metric)]
+
+
+def _few_seeds(rows: pd.DataFrame, kind: str) -> str:
+    """The verdict where too few seeds measured one kind of distance; else empty."""
+    own = rows[rows.method == distances.KINDS[kind].method]
+    return untested(own.seed.nunique(), fewest(own))
+
+
+def _claim_6(
+    found: Mapping[str, Association], few: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
+    """Kind -> p of "accuracy falls as distance grows" after Holm, and the verdict."""
+    falls = holm([np.nan if few[kind] else one.falls for kind, one in found.items()])
+    rises = holm([np.nan if few[kind] else one.rises for kind, one in found.items()])
+    return {
+        kind: (_p_text(p), few[kind] or decided(p, opposite))
+        for kind, p, opposite in zip(found, falls, rises, strict=True)
+    }
 
 
 def _accuracy_matrix(rows: pd.DataFrame, matrix: Matrix) -> np.ndarray:
@@ -599,10 +644,12 @@ def _association_text(found: Association | None) -> str:
     return "" if found is None else found.interval.text(2)
 
 
-def _with_published(matrix: Matrix, published: Sequence[Sequence[float]] | None) -> str:
-    if published is None:
+def _with_published(matrix: Matrix, published: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    # the published fine-tuning distance is a Riemannian length
+    theirs = published.get({"riemannian": "fine-tuning"}.get(matrix.kind, matrix.kind))
+    if theirs is None:
         return ""
-    return task_permutation(matrix.mean, np.array(published, dtype=float)).interval.text(2)
+    return task_permutation(matrix.mean, np.array(theirs, dtype=float)).interval.text(2)
 
 
 def _with_fine_tuning(matrix: Matrix, matrices: Mapping[str, Matrix]) -> str:
@@ -615,4 +662,4 @@ def _methods_in(table: pd.DataFrame, column: str) -> str:
     """The methods whose answer in a column is "yes", with the verb: "A and B keep"."""
     passed = [label(method) for method in table.index[table[column] == "yes"]]
     verb = "keep" if len(passed) > 1 else "keeps"
-    return f"{' and '.join(passed) or 'no method'} {verb}"
+    return f"{listed(passed) if passed else 'no method'} {verb}"

@@ -56,11 +56,6 @@ def use_style() -> None:
         plt.rcParams[name] = value
 
 
-def label(method: str) -> str:
-    """A method's name as figures write it."""
-    return tables.label(method)
-
-
 def colour(method: str) -> str:
     """Colour of a method, or of the backbone, in every figure.
 
@@ -132,13 +127,13 @@ def curves(rows: pd.DataFrame, metric: str, ax: Axes, ylabel: str, title: str) -
             of_method: dict[str, Any] = {"color": colour(method), "linewidth": 0}
             ax.axhspan(low[0], high[0], alpha=0.15, **of_method)
             level = table.mean(axis=1).iloc[0]
-            ax.axhline(level, color=colour(method), linestyle="--", label=label(method))
+            ax.axhline(level, color=colour(method), linestyle="--", label=tables.label(method))
             continue
         ax.fill_between(epochs, low, high, color=colour(method), alpha=0.15, linewidth=0)
         # a line through one epoch cannot be seen
         style = marker(method) if len(epochs) == 1 else ""
         mean = table.mean(axis=1)
-        ax.plot(epochs, mean, color=colour(method), marker=style, label=label(method))
+        ax.plot(epochs, mean, color=colour(method), marker=style, label=tables.label(method))
     ax.set(xlabel="epoch", ylabel=ylabel, title=title)
     return ax
 
@@ -199,7 +194,7 @@ def slopes(
             marker=marker(method),
             markersize=7,
             linewidth=2.4,
-            label=label(method),
+            label=tables.label(method),
             **of_method,
         )
     ax.set_yscale("log")
@@ -237,7 +232,7 @@ def by_size(
         intervals = [mean_interval(part.value[part.images == size].tolist()) for size in sizes]
         x = np.array(sizes) * 1.04 ** (k - (len(methods) - 1) / 2)  # beside each other, not on top
         means = [interval.mean for interval in intervals]
-        ax.plot(x, means, color=colour(method), marker=marker(method), label=label(method))
+        ax.plot(x, means, color=colour(method), marker=marker(method), label=tables.label(method))
         low = [interval.low for interval in intervals]
         high = [interval.high for interval in intervals]
         ax.vlines(x, low, high, color=colour(method), linewidth=1.5)
@@ -507,7 +502,7 @@ def feature_weights(
             width,
             color=colour(method),
             alpha=0.85,
-            label=label(method),
+            label=tables.label(method),
             yerr=_NORMAL * size.std(0, ddof=1) / np.sqrt(len(size)),
             error_kw={"linewidth": 0.7, "ecolor": "black"},
         )
@@ -534,7 +529,7 @@ def feature_profile(sizes: Mapping[str, np.ndarray], ax: Axes, ylabel: str, titl
             color=colour(method),
             markersize=4.5,
             alpha=0.85,
-            label=label(method),
+            label=tables.label(method),
         )
     ax.set(xlabel="feature", ylabel=ylabel, title=title)
     ax.set_ylim(bottom=0)
@@ -692,11 +687,11 @@ def trajectories(paths: Mapping[str, np.ndarray], ax: Axes, title: str, unit: st
             marker=marker(method),
             color=colour(method),
             markersize=9,
-            label=label(method),
+            label=tables.label(method),
         )
     start = next(iter(paths.values()))[0]
     ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 10, "color": BACKBONE_COLOUR}
-    ax.plot(start[0], start[1], "o", label=label(BACKBONE), **ring)
+    ax.plot(start[0], start[1], "o", label=tables.label(BACKBONE), **ring)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set(xlabel=unit, ylabel=unit, title=title)
     ax.legend(fontsize=9)
@@ -718,7 +713,7 @@ def _bar(
 ) -> None:
     """One bar with its interval and its runs."""
     interval = mean_interval(values)
-    name = label(method) if labelled else None
+    name = tables.label(method) if labelled else None
     ax.bar(x, interval.mean, width * 0.92, color=colour(method), alpha=0.75, label=name)
     if interval.n > 1:
         ax.plot([x, x], [interval.low, interval.high], color="black", linewidth=1.2)
@@ -737,7 +732,7 @@ def _cross(x: Interval, y: Interval, ax: Axes, method: str) -> None:
         marker=marker(method),
         color=colour(method),
         markersize=8,
-        label=label(method),
+        label=tables.label(method),
         zorder=3,
     )
 

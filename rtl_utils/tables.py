@@ -48,6 +48,7 @@ __all__ = [
     "group_index",
     "in_order",
     "label",
+    "listed",
     "manifest",
     "markdown",
     "matrix_table",
@@ -59,6 +60,7 @@ __all__ = [
     "points",
     "seed_count",
     "seeds_text",
+    "shared_seeds",
     "shortcut_at_test",
     "shortcut_columns",
     "shortcut_everywhere",
@@ -342,7 +344,9 @@ def backbone_table(rows: pd.DataFrame) -> pd.DataFrame:
         "ball_share": Column("in the shortcut's class, shortcut on all, %", 100),
     }
     shortcut = backbones.source_shortcut.fillna("none")
-    return summary(backbones.assign(shortcut=shortcut), columns, ["source", "shortcut"])
+    named = backbones.assign(shortcut=shortcut)
+    by = ["source", "shortcut"]
+    return _with_seeds(summary(named, columns, by), named, by)
 
 
 def clean_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -400,8 +404,9 @@ def shortcut_columns(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Returns:
         The test of the biased sources; the flips beyond those from scratch, which is less accurate
         with few images; the inherited flips, those from a biased backbone beyond those from a clean
-        one; and the stuck runs. Differences are paired by seed, with 95 % intervals. A column that
-        would be empty is left out.
+        one; and the stuck runs. Differences are paired by seed, with 95 % intervals; one that has
+        fewer seeds than its method says how many. The first column counts seeds where groups
+        differ in them. A column that would be empty is left out.
     """
     biased = rows[rows.source_shortcut.notna()]
     share = Column("in the shortcut's class, with shortcut, %", 100)
@@ -416,14 +421,15 @@ def shortcut_columns(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             place = (*key, method) if outer else method
             own = part[part.method == method]
             biased_part = part[source == "biased"]
-            from_scratch[place] = points(biased_part, "flip_rate", method, "scratch")
-            inherited[place] = points(own, "flip_rate", "biased", "clean", "_source")
+            from_scratch[place] = _points_of(biased_part, method, "scratch", "method")
+            inherited[place] = _points_of(own, "biased", "clean", "_source")
     extra = {
         "flips minus scratch, points": [from_scratch[key] for key in table.index],
         "inherited flips, points": [inherited[key] for key in table.index],
         "stuck runs": _per_group(biased, by, stuck_text),
     }
-    return table.assign(**{name: texts for name, texts in extra.items() if any(texts)})
+    table = table.assign(**{name: texts for name, texts in extra.items() if any(texts)})
+    return _with_seeds(table, biased, by)
 
 
 def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -433,8 +439,9 @@ def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
         rows: tidy rows of shortcut tests, some numbers of images with two lengths of training.
 
     Returns:
-        One row per pair, number of images and method that have all three: flips in percent, and
-        their paired differences in points with 95 % intervals. Empty if there are none.
+        One row per pair, number of images and method that have all three: the seeds that all three
+        share, and of these the flips in percent, and their paired differences in points with 95 %
+        intervals. Empty if there are none.
     """
     lines = []
     keys = []
@@ -447,11 +454,14 @@ def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
             if short == few.epochs.max() or everything.empty:
                 continue
             named = few.assign(_setting=np.where(few.epochs == short, "few", "many"))
-            three = pd.concat([named, everything])
+            three = shared_seeds(pd.concat([named, everything]), ["_setting"])
+            if three.empty:
+                continue
             values = {name: three.value[three._setting == name] for name in ("few", "many", "all")}
             keys.append((*pair, n_train_text(size), method))
             lines.append(
                 {
+                    "seeds": three.seed.nunique(),
                     f"{short:.0f} epochs, %": mean_text(values["few"]),
                     "as many steps as with all images, %": mean_text(values["many"]),
                     "all images, %": mean_text(values["all"]),
@@ -488,6 +498,12 @@ def label(method: str) -> str:
     return METHODS[method].label if method in METHODS else method
 
 
+def listed(texts: Iterable[str]) -> str:
+    """The texts as prose lists them: A, B and C."""
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def seeds_text(rows: pd.DataFrame) -> str:
     """Which seeds the rows have, such as "seeds 0 to 9"."""
     seeds = sorted(set(rows.seed))
@@ -519,7 +535,7 @@ def points(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "metho
     groups = set(rows[column][rows.metric == metric])
     if a == b or not {a, b} <= groups:
         return ""
-    return paired_difference(*paired(rows, metric, a, b, column)).interval.text(scale=100)
+    return paired_difference(*paired(rows, metric, a, b, column)).text(scale=100)
 
 
 def stuck_text(rows: pd.DataFrame) -> str:
@@ -561,6 +577,17 @@ def by_images(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         else:
             found[text] = part
     return found
+
+
+def shared_seeds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The rows of the seeds that all groups have.
+
+    Args:
+        rows: tidy rows.
+        by: columns that name a group.
+    """
+    groups = [set(part.seed) for _, part in rows.groupby(list(by), dropna=False)]
+    return rows[rows.seed.isin(set.intersection(*groups))] if groups else rows
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -623,6 +650,23 @@ def _per_group(
     """One text per group, in the order of `summary`."""
     final = rows[rows.epoch == FINAL]
     return [text(part) for _, part in final.groupby(list(by), sort=False, dropna=False)]
+
+
+def _with_seeds(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The table of `summary` with a first column of seeds, if its groups differ in them."""
+    counts = _per_group(rows, by, lambda part: str(part.seed.nunique()))
+    if len(set(counts)) > 1:
+        table.insert(0, "seeds", counts)
+    return table
+
+
+def _points_of(rows: pd.DataFrame, a: str, b: str, column: str) -> str:
+    """`points` of flip rates; says its seeds where they are fewer than those of a."""
+    text = points(rows, "flip_rate", a, b, column)
+    own = rows[(rows.metric == "flip_rate") & (rows[column] == a)]
+    shared = own[own.seed.isin(rows.seed[rows[column] == b])]
+    few = text and shared.seed.nunique() < own.seed.nunique()
+    return f"{text} ({seed_count(shared)})" if few else text
 
 
 def _sizes(rows: pd.DataFrame) -> list[float]:

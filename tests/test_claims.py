@@ -88,6 +88,13 @@ def test_keeping_the_shortcut_out_asks_for_few_flips_and_for_accuracy():
     assert claims.passing(table.drop("good")).startswith("By the tests no method keeps the")
     both = pd.concat([table, table.loc[["good"]].rename({"good": "x"})])
     assert claims.passing(both).startswith("By the tests good and x keep the shortcut out")
+    three = pd.concat([both, table.loc[["good"]].rename({"good": "y"})])
+    assert claims.passing(three).startswith("By the tests good, x and y keep the shortcut out")
+
+
+def test_methods_that_train_nothing_are_not_judged():
+    rows = pd.DataFrame({"method": ["ut", "before", "ft", "scratch", "ut", "backbone"]})
+    assert sorted(claims.judged(rows)) == ["ft", "scratch", "ut"]
 
 
 def noisy(means, spread, seeds, draw):
@@ -168,15 +175,19 @@ OFF = ~np.eye(4, dtype=bool)
 FAR = np.add.outer([1, 2, 4, 8], [0.1, 0.4, 0.2, 0.7])  # distances of the ordered pairs
 
 
-def ranked(distance, accuracy, seeds=range(5), published=FAR):
-    """The line of the uncoupled distance; our fine-tuning distance is the other way round."""
+def ranked(distance, accuracy, seeds=range(5), published=FAR, reverse_seeds=None):
+    """The line of the uncoupled distance; our fine-tuning distance is the other way round.
+
+    The fine-tuning distance has other seeds where they are given.
+    """
+    of_kind = {"uncoupled": seeds, "fine-tuning": seeds if reverse_seeds is None else reverse_seeds}
     none = np.full((4, 4), np.nan)
     ours = Matrix("uncoupled", TASKS, distance, none, none)
     reverse = Matrix("fine-tuning", TASKS, -distance, none, none)
     lines = [
         {"source": a, "target": b, "method": KINDS[kind].method, "seed": seed, "value": value}
-        for seed in seeds
-        for kind in ("uncoupled", "fine-tuning")
+        for kind in of_kind
+        for seed in of_kind[kind]
         for (a, b), value in zip(permutations(TASKS, 2), accuracy[OFF], strict=True)
     ]
     rows = pd.DataFrame(lines).assign(metric="val_accuracy", epoch=FINAL, dataset="cifar100")
@@ -188,7 +199,7 @@ def test_accuracy_that_falls_with_distance_has_a_small_p():
     line = ranked(FAR, -FAR)
     assert line["with accuracy"].startswith("-1.00")
     assert float(line["p of falling, Holm"]) == pytest.approx(2 / 24, rel=0.01)  # two kinds
-    assert line["claim 6"] == "undecided"  # 4! orders of two kinds cannot do better
+    assert line["claim 6, our distances"] == "undecided"  # 4! orders of two kinds cannot do better
     assert line["with Gao & Chaudhari's"].startswith("1.00")
     assert line["with our fine-tuning distance"].startswith("-1.00")
     assert line["Gao & Chaudhari's with our accuracy"].startswith("-1.00")
@@ -199,12 +210,45 @@ def test_accuracy_that_falls_with_distance_has_a_small_p():
 def test_verdict_on_claim_6_is_that_of_the_permuted_tasks(sign, monkeypatch):
     monkeypatch.setattr(claims, "holm", np.array)  # one kind alone: p = 1 / 24
     expected = "reproduced" if sign > 0 else "not reproduced"
-    assert ranked(FAR, -sign * FAR)["claim 6"] == expected
+    line = ranked(FAR, -sign * FAR)
+    assert line["claim 6, our distances"] == expected
+    assert line["claim 6, published distances"] == expected
+    opposed = ranked(FAR, -sign * FAR, published=-FAR)
+    assert opposed["claim 6, published distances"] != expected
 
 
 def test_one_seed_decides_nothing_about_claim_6():
-    assert ranked(FAR, -FAR, seeds=(0,))["claim 6"] == "undecided (1 seed)"
-    assert ranked(FAR, -FAR, seeds=range(4))["claim 6"] == "undecided (4 seeds)"
+    for seeds, says in (((0,), "undecided (1 seed)"), (range(4), "undecided (4 seeds)")):
+        line = ranked(FAR, -FAR, seeds=seeds)
+        assert line["claim 6, our distances"] == line["claim 6, published distances"] == says
+
+
+def test_a_kind_of_few_seeds_is_not_tested_and_costs_the_others_nothing():
+    line = ranked(FAR, -FAR, reverse_seeds=(0,))
+    assert line["claim 6, our distances"] == "reproduced"  # 1 / 24, not adjusted
+    assert ranked(FAR, -FAR, seeds=(0,), reverse_seeds=range(5))["p of falling, Holm"] == ""
+
+
+def test_our_riemannian_length_is_compared_with_the_published_one():
+    none = np.full((4, 4), np.nan)
+    matrices = {
+        "fine-tuning": Matrix("fine-tuning", TASKS, -FAR, none, none),
+        "riemannian": Matrix("riemannian", TASKS, FAR, none, none),
+    }
+    rows = pd.DataFrame(
+        [
+            {"source": a, "target": b, "method": "ft", "seed": seed, "value": value}
+            for seed in range(5)
+            for (a, b), value in zip(permutations(TASKS, 2), -FAR[OFF], strict=True)
+        ]
+    ).assign(metric="val_accuracy", epoch=FINAL, dataset="cifar100")
+    table = claims.rank_table(matrices, rows, {"fine-tuning": FAR})
+    with_theirs = table["with Gao & Chaudhari's"]
+    assert with_theirs["riemannian"].startswith("1.00")
+    assert with_theirs["fine-tuning"].startswith("-1.00")
+    # one published matrix and one set of accuracies are one test
+    assert table.loc["riemannian", "claim 6, published distances"] == ""
+    assert table.loc["fine-tuning", "claim 6, published distances"] == "reproduced"
 
 
 def test_accuracy_of_hard_targets_is_no_effect_of_distance_within_them():
@@ -216,21 +260,44 @@ def test_accuracy_of_hard_targets_is_no_effect_of_distance_within_them():
     assert float(line["with accuracy, within a target"].split()[0]) > 0
 
 
-def test_coupled_distance_that_does_not_reproduce_is_said_to():
-    none = np.full((4, 4), np.nan)
-    uncoupled = Matrix("uncoupled", TASKS, FAR, none, none)
+def length_rows(kind, distance, seeds):
+    """Rows of one kind of distance, one per seed and pair."""
+    lines = [
+        {"source": a, "target": b, "seed": seed, "value": value}
+        for seed in seeds
+        for (a, b), value in zip(permutations(TASKS, 2), distance[OFF], strict=True)
+    ]
+    named = {"method": KINDS[kind].method, "metric": KINDS[kind].metric}
+    return pd.DataFrame(lines).assign(**named, epoch=FINAL, dataset="cifar100")
+
+
+@pytest.mark.parametrize(
+    ("sign", "seeds", "shown"), [(1, 5, "shown"), (-1, 5, "not shown"), (1, 1, "not shown")]
+)
+def test_agreement_with_the_published_coupled_distance_needs_its_p_and_seeds(sign, seeds, shown):
     above = FAR.copy()
     above[0, 1:] += 0.001
     above[1:] -= 0.001
-    said = claims.coupled_text(
-        {"uncoupled": uncoupled, "coupled": Matrix("coupled", TASKS, above, none, none)},
-        {"coupled": (-FAR).tolist()},
-    )
-    assert "does not reproduce here: ours has a rank correlation of -1.00" in said
-    assert "above the uncoupled distance in 3 of 12 pairs" in said
-    same = Matrix("coupled", TASKS, FAR, none, none)
-    said = claims.coupled_text({"uncoupled": uncoupled, "coupled": same}, {"coupled": FAR.tolist()})
-    assert "coupled distance reproduces here" in said
+    rows = [
+        length_rows("uncoupled", FAR, range(seeds)),
+        length_rows("coupled", above, range(seeds)),
+    ]
+    said = claims.coupled_text(pd.concat(rows), TASKS, {"coupled": (sign * FAR).tolist()})
+    assert f"Gao & Chaudhari's is {shown}: rank correlation {sign}.00" in said
+    assert ("1 seed, so no verdict" in said) == (seeds == 1)
+    assert "longer than the uncoupled one in 3 of 12 pairs" in said
+
+
+def test_coupled_and_uncoupled_distances_are_compared_on_common_seeds():
+    rows = [
+        length_rows("uncoupled", FAR, [0]),
+        length_rows("coupled", FAR + 1, [0]),
+        length_rows("coupled", FAR - 9, [1, 2]),  # of seeds that have no uncoupled distance
+    ]
+    said = claims.coupled_text(pd.concat(rows), TASKS, {"coupled": FAR.tolist()})
+    assert "1 seed, so no verdict" in said
+    assert "12 of 12 pairs" in said
+    assert claims.coupled_text(pd.concat(rows[1:]), TASKS, {"coupled": FAR.tolist()}) == ""
 
 
 # --- chance, frozen statistics, maps -------------------------------------------------------------
@@ -300,7 +367,9 @@ def stuck(ft, ut, seeds=10, **columns):
 def claim_4(*rows):
     """p and verdict of each line."""
     table = claims.frozen_table(claims.frozen_cases(pd.concat(rows)))
-    columns = table[["stuck, FT against UT: p", "claim 4: FT stuck more often"]]
+    columns = table[
+        ["stuck, FT against UT: p of McNemar's test, Holm", "claim 4: FT stuck more often"]
+    ]
     return [tuple(line) for line in columns.to_numpy().tolist()]
 
 

@@ -60,7 +60,6 @@ def test_every_method_has_a_colour_and_marker_of_its_own():
     assert len({plotting.marker(name) for name in names}) == len(names)
     assert plotting.colour("ut") == METHODS["ut"].colour
     assert plotting.marker("ut") == METHODS["ut"].marker
-    assert plotting.label("ut") == METHODS["ut"].label
     assert (plotting.colour("backbone"), plotting.marker("backbone")) == ("#222222", "P")
 
 

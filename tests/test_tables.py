@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from small_rows import AROUND, shortcut_rows, values_of
 
-from rtl_utils import folders, provenance, tables
+from rtl_utils import claims, folders, provenance, tables
 from rtl_utils.distances import Matrix
 from rtl_utils.statistics import mean_interval
 from rtl_utils.store import FINAL
@@ -340,6 +340,42 @@ def test_fewer_steps_are_told_from_fewer_images():
     assert tables.steps_table(rows[rows.epochs == 20]).empty
 
 
+def test_steps_are_compared_on_the_seeds_that_all_three_settings_have():
+    few, long, everything = 0.5 + AROUND, 0.3 + AROUND[:3], 0.2 - AROUND
+    few[3:] = 0.9  # seeds without many steps
+    rows = pd.concat(
+        [
+            values_of("ft", "flip_rate", few, n_train=20),
+            values_of("ft", "flip_rate", long, n_train=20, epochs=114),
+            values_of("ft", "flip_rate", everything),
+            values_of("ut", "flip_rate", few, n_train=20),
+            values_of("ut", "flip_rate", few[:1], n_train=20, epochs=114).assign(seed=9),
+            values_of("ut", "flip_rate", everything),
+        ]
+    )
+    table = tables.steps_table(rows)
+    assert table.index.get_level_values("method").tolist() == ["ft"]
+    assert table["seeds"].tolist() == [3]
+    assert table["20 epochs, %"].iloc[0].startswith("50.0 [")
+
+
+def test_seeds_are_counted_where_groups_differ_in_them():
+    rows = pd.concat(
+        [
+            values_of("scratch", "flip_rate", 0.1 + AROUND),
+            values_of("ft", "flip_rate", 0.3 + AROUND),
+            values_of("ut", "flip_rate", 0.3 + AROUND[:4]),
+            values_of("ft", "flip_rate", 0.2 - AROUND[:3], source_shortcut=None),
+        ]
+    )
+    table = tables.shortcut_columns(rows, ["method"])
+    assert table["seeds"].to_dict() == {"scratch": "5", "ft": "5", "ut": "4"}
+    assert table.loc["ft", "inherited flips, points"].endswith("] (3 seeds)")
+    assert table.loc["ft", "flips minus scratch, points"].endswith("20.0")  # of all its seeds
+    same = tables.shortcut_columns(rows[rows.method != "ut"], ["method"])
+    assert "seeds" not in same
+
+
 # --- the pages -----------------------------------------------------------------------------------
 
 BIASED = "ball on 4"
@@ -445,6 +481,89 @@ def test_a_page_without_rows_can_be_written(docs, checkout):
     assert docs("figures").pictures() == {}
 
 
+# --- sentences of the pages ----------------------------------------------------------------------
+
+
+def frozen_lines(says, claim_4):
+    """Lines of the table of frozen statistics: condition -> verdict, and claim 4 in the first."""
+    chosen = dict(zip(claims.CONDITIONS, says, strict=False))
+    table = pd.DataFrame({"verdict": chosen})
+    return table.assign(**{claims.CLAIM_4: [claim_4, *["reproduced"] * (len(table) - 1)]})
+
+
+@pytest.mark.parametrize(
+    ("says", "claim_4", "said", "not_said"),
+    [
+        (["reproduced", "reproduced"], "reproduced", "failure of optimisation", "not shown"),
+        (["reproduced", "reproduced"], "undecided", "more often, is undecided there", "failure"),
+        (["reproduced", "undecided"], "not reproduced", "is not reproduced there", "failure"),
+        (["reproduced", "undecided"], "reproduced", "failure of optimisation", "alone"),
+        (["reproduced", "undecided"], "undecided", 'clean target": undecided; "clean', "UT also"),
+        (["reproduced"], "undecided", '"no shortcut": not run)', "UT also"),
+        (["reproduced", "reproduced"], "undecided", "UT also leads with", "not shown"),
+        (["undecided", "reproduced"], "reproduced", "does not decide", "failure"),
+        (["not reproduced", "reproduced"], "reproduced", "UT does not lead", "failure"),
+    ],
+)
+def test_conclusion_on_frozen_statistics_follows_its_verdicts(docs, says, claim_4, said, not_said):
+    text = " ".join(docs("sections").frozen_conclusion(frozen_lines(says, claim_4)).split())
+    assert said in text
+    assert not_said not in text
+
+
+@pytest.mark.parametrize(("kinds", "said"), [(1, "among the 5 most"), (4, "the most extreme of")])
+def test_smallest_p_says_which_orders_can_decide(docs, kinds, said):
+    text = docs("sections").smallest_p(kinds)
+    assert "With 120 orders the smallest p is 0.008" in text
+    assert said in text
+
+
+def test_numbers_of_images_with_other_steps_are_not_to_be_compared(docs):
+    differ = docs("sections").steps_differ
+    few, everything = (values_of("ft", "flip_rate", AROUND, n_train=n) for n in (50, None))
+    many = few.assign(epochs=50)
+    assert "must not be compared" in differ(pd.concat([few, everything]))
+    assert differ(pd.concat([few, many, everything])) == ""
+    assert differ(few) == ""
+
+
+def test_a_map_says_what_was_run_in_its_first_condition_only(docs):
+    rows = pd.DataFrame(
+        {
+            "condition": [claims.CONDITIONS[0]] * 3 + [claims.CONDITIONS[1]],
+            "momentum": [0.9, 0.0, 0.9, 0.9],
+            "width": ["small", "small", "wide", "small"],
+        }
+    )
+    crossed = docs("sections").crossed
+    only = "Only the first condition was run with momentum 0 and network `wide`."
+    assert crossed(rows) == only
+    assert crossed(rows[:3]) == crossed(rows[[True, False, False, True]]) == ""
+
+
+def test_both_pages_judge_each_method_by_its_longer_sweep(docs, checkout):
+    usual = {"epochs": 20, "lr": 0.01, "head": "shared", "n_train": None}
+    for name, methods in (("digits", {"ft": 5, "ut": 2}), ("digits-methods", {"ft": 3, "ut": 3})):
+        rows = [values_of(m, "flip_rate", AROUND[:n], **usual) for m, n in methods.items()]
+        (checkout / name).mkdir(parents=True)
+        pd.concat(rows).assign(run=name).to_csv(checkout / name / "seed-0.csv", index=False)
+    (judged,) = docs("sections").settings_of("digits-methods").values()
+    assert judged.groupby("method").run.unique().map(list).to_dict() == {
+        "ft": ["digits"],
+        "ut": ["digits-methods"],
+    }
+
+
+def test_counter_examples_are_counted_where_they_were_trained(docs):
+    flips = {"scratch": 0.1, "ft": 0.3, "ut": 0.5}
+    clean = {"scratch": 0.6, "ft": 0.7, "ut": 0.5}
+    without = shortcut_rows(flips, clean)
+    with_it = shortcut_rows(flips | {"counter": 0.2}, clean | {"counter": 0.7})
+    found = docs("make").orderings([without, with_it])
+    assert found["UT flips more than FT"] == "2 of 2"
+    assert found["of all transfers that train, counter-examples flip least"] == "1 of 1"
+
+
 # --- texts ---------------------------------------------------------------------------------------
 
 
@@ -454,6 +573,16 @@ def test_a_page_without_rows_can_be_written(docs, checkout):
 )
 def test_seeds_as_text(seeds, text):
     assert tables.seeds_text(pd.DataFrame({"seed": seeds})) == text
+
+
+@pytest.mark.parametrize(("texts", "text"), [("A", "A"), ("AB", "A and B"), ("ABC", "A, B and C")])
+def test_lists_as_prose(texts, text):
+    assert tables.listed(texts) == text
+
+
+def test_shared_seeds_are_those_of_every_group():
+    rows = pd.DataFrame({"n_train": [20, 20, None, None], "seed": [0, 1, 1, 2]})
+    assert tables.shared_seeds(rows, ["n_train"]).seed.tolist() == [1, 1]
 
 
 def test_markdown_has_the_index_first():
