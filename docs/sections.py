@@ -581,7 +581,7 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
         is the share of the {factorial(len(paper.GAO_TASKS))} orders of the tasks that give a
         correlation as low, adjusted by Holm's method over the kinds of distance. The paper makes
         that claim of the fine-tuning distance; it is asked here of every kind, so the adjustment is
-        over all. {smallest_p(tested or len(table))} The last three columns ask the same of Gao &
+        over all. {smallest_p(tested or len(table))} The last four columns ask the same of Gao &
         Chaudhari's published distances and our accuracies; their Riemannian length is the one that
         they call fine-tuning distance.""",
         tables.markdown(table),

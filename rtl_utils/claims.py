@@ -379,10 +379,10 @@ def rank_table(
         One row per kind, correlations as texts with 95 % intervals clustered by task: with the
         published matrix; with our fine-tuning distance; with our accuracy after transfer; with
         accuracy, both less their target's mean, so that a hard target counts once; p of "accuracy
-        falls as distance grows" by a permutation of tasks, adjusted by Holm's method over the
-        kinds; the verdict on that, the paper's claim 6; and the same correlation, p and verdict for
-        the published distances with our accuracies. A kind that too few seeds measured is not
-        tested. Our Riemannian length is compared with the published fine-tuning distance, which is
+        falls as distance grows" by a permutation of tasks, alone and adjusted by Holm's method over
+        the kinds; the verdict on that, the paper's claim 6; and the same correlation, p-values and
+        verdict for the published distances with our accuracies. A kind that too few seeds measured
+        has no adjusted p, and is not judged. Our Riemannian length is compared with the published fine-tuning distance, which is
         one too.
 
     Raises:
@@ -410,9 +410,11 @@ def rank_table(
             "with our fine-tuning distance": _with_fine_tuning(matrix, matrices),
             "with accuracy": ours[kind].interval.text(2),
             "with accuracy, within a target": within.interval.text(2),
+            "p of falling": _p_text(ours[kind].falls),
             "p of falling, Holm": p,
             "claim 6, our distances": says,
             "Gao & Chaudhari's with our accuracy": _association_text(theirs.get(kind)),
+            "their p of falling": _p_text(theirs[kind].falls) if kind in theirs else "",
             "their p of falling, Holm": their_p,
             "claim 6, published distances": they_say,
         }
