@@ -291,7 +291,8 @@ def map_section(name: str) -> str:
         {rows.epochs[rows.method == BACKBONE].mode()[0]} epochs, transfers for
         {found.epochs.mode()[0]}. {crossed(found)} A cell is a mean over {seed_count(found)}; the
         count is of cells where the mean of one method lies more than {POINTS} points above that of
-        the other. The counts are descriptive; nothing is tested.""",
+        the other. Where a run diverged, its cell is empty and not counted. The counts are
+        descriptive; nothing is tested.""",
         tables.markdown(leads(found)),
         *pictures,
     )

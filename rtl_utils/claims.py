@@ -382,8 +382,8 @@ def rank_table(
         falls as distance grows" by a permutation of tasks, alone and adjusted by Holm's method over
         the kinds; the verdict on that, the paper's claim 6; and the same correlation, p-values and
         verdict for the published distances with our accuracies. A kind that too few seeds measured
-        has no adjusted p, and is not judged. Our Riemannian length is compared with the published fine-tuning distance, which is
-        one too.
+        has no adjusted p, and is not judged. Our Riemannian length is compared with the published
+        fine-tuning distance, which is one too.
 
     Raises:
         ValueError: what `distances.accuracies` and `statistics.task_permutation` raise.

@@ -331,7 +331,7 @@ def cells(
     for i, j in np.argwhere(table.notna().to_numpy()):
         value = float(table.to_numpy()[i, j])
         dark = abs(float(scale(value)) - middle) > 0.6 * reach
-        _write(ax, i, j, f"{100 * value:.0f}", dark)
+        _write(ax, i, j, f"{round(100 * value)}", dark)
     ax.set_xticks(range(table.shape[1]), [str(name) for name in table.columns])
     ax.set_yticks(range(table.shape[0]), [str(name) for name in table.index])
     ax.grid(visible=False)
