@@ -287,15 +287,21 @@ def map_section(name: str) -> str:
         f"## When does UT lead? A map ({title}, {pair}, {tables.seeds_text(rows)})",
         tables.origin(name, rows),
         f"""FT and UT with updated and with frozen BatchNorm statistics, and in networks without
-        BatchNorm ("none"), over learning rates, momentum and width. Backbones train for
+        BatchNorm ("none"), over {varied(found)}. Backbones train for
         {rows.epochs[rows.method == BACKBONE].mode()[0]} epochs, transfers for
         {found.epochs.mode()[0]}. {crossed(found)} A cell is a mean over {seed_count(found)}; the
         count is of cells where the mean of one method lies more than {POINTS} points above that of
         the other. Where a run diverged, its cell is empty and not counted. The counts are
-        descriptive; nothing is tested.""",
+        descriptive; nothing is tested. {lowest(found)}""",
         tables.markdown(leads(found)),
         *pictures,
     )
+
+
+def varied(rows: pd.DataFrame) -> str:
+    """What differs between the cells of a map, beside the kind of statistics."""
+    names = {"lr": "learning rate", "momentum": "momentum", "width": "width"}
+    return listed(name for column, name in names.items() if rows[column].nunique() > 1)
 
 
 def crossed(rows: pd.DataFrame) -> str:
@@ -310,6 +316,16 @@ def crossed(rows: pd.DataFrame) -> str:
     if first.all() or not only:
         return ""
     return f"Only the first condition was run with {listed(only)}."
+
+
+def lowest(rows: pd.DataFrame) -> str:
+    """How near to chance either method comes, per kind of statistics."""
+    accuracy = rows[rows.metric == "val_accuracy"]
+    cell = ["condition", "statistics", "width", "momentum", "lr"]
+    means = accuracy.pivot_table(index=cell, columns="method", values="value", aggfunc="mean")
+    low = 100 * means.groupby("statistics").min()
+    said = [f"{kind}: FT {line.ft:.0f} %, UT {line.ut:.0f} %" for kind, line in low.iterrows()]
+    return f"The lowest cells are, by the kind of statistics, {listed(said)}."
 
 
 def leads(rows: pd.DataFrame) -> pd.DataFrame:
