@@ -318,21 +318,23 @@ def crossed(rows: pd.DataFrame) -> str:
     return f"Only the first condition was run with {listed(only)}."
 
 
-def lowest(rows: pd.DataFrame) -> str:
-    """How near to chance either method comes, per kind of statistics."""
+def map_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy of every cell of a map, one column per method."""
     accuracy = rows[rows.metric == "val_accuracy"]
     cell = ["condition", "statistics", "width", "momentum", "lr"]
-    means = accuracy.pivot_table(index=cell, columns="method", values="value", aggfunc="mean")
-    low = 100 * means.groupby("statistics").min()
+    return accuracy.pivot_table(index=cell, columns="method", values="value", aggfunc="mean")
+
+
+def lowest(rows: pd.DataFrame) -> str:
+    """How near to chance either method comes, per kind of statistics."""
+    low = 100 * map_means(rows).groupby("statistics").min()
     said = [f"{kind}: FT {line.ft:.0f} %, UT {line.ut:.0f} %" for kind, line in low.iterrows()]
     return f"The lowest cells are, by the kind of statistics, {listed(said)}."
 
 
 def leads(rows: pd.DataFrame) -> pd.DataFrame:
     """In how many cells of a map UT leads, FT leads, or neither does."""
-    accuracy = rows[rows.metric == "val_accuracy"]
-    cell = ["condition", "statistics", "width", "momentum", "lr"]
-    means = accuracy.pivot_table(index=cell, columns="method", values="value", aggfunc="mean")
+    means = map_means(rows)
     lead = (means["ut"] - means["ft"]).dropna()
     counts = pd.DataFrame(
         {"UT leads": lead > claims.ALIKE, "FT leads": lead < -claims.ALIKE, "cells": True}
