@@ -75,11 +75,11 @@ def results_page() -> str:
         introduction(),
         *[notebook_section(name) for name in NOTEBOOKS],
         steps_section(),
-        frozen_section(),
+        frozen_section(FROZEN_SWEEP),
         *[map_section(name) for name in MAP_SWEEPS],
         *[method_section(name) for name in METHOD_SWEEPS],
-        pairs_section(),
-        before_section(),
+        pairs_section(PAIRS_SWEEP),
+        before_section(BEFORE_SWEEP),
         commands(
             [*NOTEBOOKS, FROZEN_SWEEP, *MAP_SWEEPS, *METHOD_SWEEPS, PAIRS_SWEEP, BEFORE_SWEEP]
         ),

@@ -4,7 +4,8 @@ A section of a sweep that has no rows is empty, and is left out of its page.
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from math import factorial
 
 import numpy as np
@@ -36,6 +37,17 @@ MARGINS = f"""A method keeps the shortcut out if it flips less than {100 * claim
     points more predictions than training from scratch, and loses less than
     {100 * claims.INFERIOR:.0f} points of fine-tuning's accuracy on clean images; each is
     tested one-sidedly at the 5 % level."""
+
+
+def of_sweep(section: Callable[[str, pd.DataFrame], str]) -> Callable[[str], str]:
+    """The section of a sweep, by its name alone; empty where the sweep has no rows."""
+
+    @wraps(section)
+    def build(name: str) -> str:
+        rows = tables.stored(name)
+        return section(name, rows) if len(rows) else ""
+
+    return build
 
 
 # --- the page of results --------------------------------------------------------------------------
@@ -78,11 +90,9 @@ def one_seed_text() -> str:
         show large effects only."""
 
 
-def notebook_section(name: str) -> str:
+@of_sweep
+def notebook_section(name: str, stored: pd.DataFrame) -> str:
     """The runs of notebooks 03 to 05 on one data set."""
-    stored = tables.stored(name)
-    if stored.empty:
-        return ""
     rows = tables.in_order(stored)
     usual = transfers(rows)
     clean = tables.without_shortcut(usual)
@@ -192,15 +202,13 @@ def steps_text(table: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
-def frozen_section() -> str:
+@of_sweep
+def frozen_section(name: str, rows: pd.DataFrame) -> str:
     """UT and FT with frozen BatchNorm statistics: is the paper's headline one of optimisation?"""
-    rows = tables.stored(FROZEN_SWEEP)
-    if rows.empty:
-        return ""
     table = claims.frozen_table(claims.frozen_cases(rows))
     return paragraphs(
         f"## Frozen BatchNorm statistics (cluttered digits, {tables.seeds_text(rows)})",
-        tables.origin(FROZEN_SWEEP, rows),
+        tables.origin(name, rows),
         """The paper's headline is that UT beats FT with the shortcut on every target image. The
         paper does not say whether its networks keep their BatchNorm statistics while they are
         transferred; here are both. Is a lead of UT about the shortcut, or does fine-tuning fail to
@@ -271,11 +279,9 @@ def says(table: pd.DataFrame, condition: str) -> str:
     return str(table.verdict[condition]) if condition in table.index else ""
 
 
-def map_section(name: str) -> str:
+@of_sweep
+def map_section(name: str, rows: pd.DataFrame) -> str:
     """Accuracy of FT and UT over learning rate, momentum, network and kind of statistics."""
-    rows = tables.stored(name)
-    if rows.empty:
-        return ""
     found = claims.map_rows(rows)
     title = DATASETS[found.dataset.iloc[0]].title
     pictures = [
@@ -347,11 +353,9 @@ def leads(rows: pd.DataFrame) -> pd.DataFrame:
     return order.drop(columns="_place").set_index(["condition", "statistics"])
 
 
-def method_section(name: str) -> str:
+@of_sweep
+def method_section(name: str, rows: pd.DataFrame) -> str:
     """The shortcut test of all methods, at each number of target images."""
-    rows = tables.stored(name)
-    if rows.empty:
-        return ""
     target = tables.clean_target(rows)
     answered = settings_of(name)
     parts = [
@@ -484,11 +488,9 @@ def capped_text(rows: pd.DataFrame) -> str:
         fewer steps than the other methods."""
 
 
-def pairs_section() -> str:
+@of_sweep
+def pairs_section(name: str, rows: pd.DataFrame) -> str:
     """All methods on the paper's three pairs, from a clean and from a biased source."""
-    rows = tables.stored(PAIRS_SWEEP)
-    if rows.empty:
-        return ""
     moved = tables.clean_target(rows)
     table = tables.shortcut_test_table(moved)
     order = [(*pair, method) for pair in paper.TABLES for method in METHODS]
@@ -496,7 +498,7 @@ def pairs_section() -> str:
     table = table.join(more[[name for name in more if name not in table]])
     return paragraphs(
         f"## Every method on the paper's three pairs (CIFAR-100, {tables.seeds_text(rows)})",
-        tables.origin(PAIRS_SWEEP, rows),
+        tables.origin(name, rows),
         """The first column of numbers is the accuracy of a transfer without any shortcut; the
         others are those of the shortcut test in the sections above. Two pairs share their target,
         so they are not independent, and no row pools pairs.""",
@@ -506,16 +508,14 @@ def pairs_section() -> str:
     )
 
 
-def before_section() -> str:
+@of_sweep
+def before_section(name: str, rows: pd.DataFrame) -> str:
     """Our biased backbones on the targets of the paper's three pairs, with nothing trained."""
-    rows = tables.stored(BEFORE_SWEEP)
-    if rows.empty:
-        return ""
     epochs = rows.epochs[rows.method == BACKBONE].mode()[0]
     return paragraphs(
         "## Our biased backbones on the targets of the paper's three pairs "
         f"(CIFAR-100, {tables.seeds_text(rows)})",
-        tables.origin(BEFORE_SWEEP, rows),
+        tables.origin(name, rows),
         f"Backbones train for {epochs} epochs; nothing is transferred.",
         *chance_parts(rows),
     )

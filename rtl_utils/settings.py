@@ -553,6 +553,12 @@ def _try_out(settings: Settings) -> None:
     for _, target in settings.pairs:
         for size in settings.n_train:
             epochs = settings.sgd_at(target, size).epochs
+            needed = max(len(settings.taus), settings.coupled.partitions)
+            if settings.steps is not None and epochs < needed:
+                raise ValueError(
+                    f"steps must make {needed} epochs or more, one for each value of tau and for "
+                    f"each partition; got {settings.steps}, which makes {epochs} on {target!r}"
+                )
             check_taus(settings.taus, epochs)
             check_partitions(settings.coupled.partitions, epochs)
     for source, target in settings.pairs:

@@ -154,19 +154,10 @@ def digits_map(seed: int) -> list[Run]:
 
 def cifar_map(seed: int) -> list[Run]:
     """The same on the paper's pair whose fine-tuning stuck, as far as the hours allow."""
+    pair = ("carnivores", "flowers")
+    marked: dict[str, Any] = {"target_shortcut": Shortcut()}
     return [
-        Run(
-            "cifar100",
-            "carnivores",
-            "flowers",
-            method,
-            seed,
-            source_shortcut=_ball_on_last("carnivores"),
-            target_shortcut=Shortcut(),
-            width=width,
-            sgd=replace(TWENTY, lr=lr),
-            source_sgd=TWENTY,
-        )
+        _cifar(pair, method, seed, width=width, sgd=replace(TWENTY, lr=lr), **marked)
         for lr in (0.01, 0.001)
         for width, methods in (("small", FROZEN), ("small-plain", FROZEN[:2]))
         for method in methods
@@ -175,17 +166,7 @@ def cifar_map(seed: int) -> list[Run]:
 
 def cifar_before(seed: int) -> list[Run]:
     """Our biased backbones on the targets of the paper's pairs, with nothing trained: claim 2."""
-    return [
-        Run(
-            "cifar100",
-            *pair,
-            "before",
-            seed,
-            source_shortcut=_ball_on_last(pair[0]),
-            source_sgd=TWENTY,
-        )
-        for pair in paper.TABLES
-    ]
+    return [_cifar(pair, "before", seed) for pair in paper.TABLES]
 
 
 def cifar_methods(seed: int) -> list[Run]:
@@ -197,8 +178,8 @@ def cifar_methods(seed: int) -> list[Run]:
         run
         for shortcut in (True, False)
         for run in (
-            *_cifar(pair, seed, shortcut, n_train=50, sgd=TWENTY, coupled=few),
-            *_cifar(pair, seed, shortcut, n_train=None, sgd=TEN, coupled=many),
+            *_all_on_cifar(pair, seed, shortcut, n_train=50, sgd=TWENTY, coupled=few),
+            *_all_on_cifar(pair, seed, shortcut, n_train=None, sgd=TEN, coupled=many),
         )
     ]
 
@@ -210,7 +191,7 @@ def cifar_pairs(seed: int) -> list[Run]:
         run
         for pair in paper.TABLES
         for shortcut in (False, True)
-        for run in _cifar(pair, seed, shortcut, n_train=50, sgd=TWENTY, coupled=coupled)
+        for run in _all_on_cifar(pair, seed, shortcut, n_train=50, sgd=TWENTY, coupled=coupled)
     ]
 
 
@@ -320,32 +301,20 @@ def _conditions() -> list[tuple[bool, dict[str, Any]]]:
     return [(True, marked), (True, {}), (False, marked)]
 
 
-def _ball_on_last(source: str) -> Shortcut:
-    """The ball on the last class of a superclass, as in the paper."""
-    return Shortcut(classes=class_names("cifar100", source)[-1:])
-
-
 def _cifar(
-    pair: tuple[str, str],
-    seed: int,
-    shortcut: bool,
-    n_train: int | None,
-    sgd: Sgd,
-    coupled: Coupled,
-) -> list[Run]:
-    """Every method on a pair of CIFAR-100; `shortcut`: whether the source's last class has it."""
+    pair: tuple[str, str], method: str, seed: int, shortcut: bool = True, **fields: Any
+) -> Run:
+    """A run on a pair of CIFAR-100; `shortcut`: whether the source's last class carries it."""
+    usual: dict[str, Any] = {"sgd": TWENTY, "source_sgd": TWENTY}
+    if shortcut:  # as in the paper
+        usual["source_shortcut"] = Shortcut(classes=class_names("cifar100", pair[0])[-1:])
+    return Run("cifar100", *pair, method, seed, **(usual | fields))
+
+
+def _all_on_cifar(pair: tuple[str, str], seed: int, shortcut: bool, **fields: Any) -> list[Run]:
+    """Every method on a pair of CIFAR-100; one that must know the shortcut needs one."""
     return [
-        Run(
-            "cifar100",
-            *pair,
-            method,
-            seed,
-            source_shortcut=_ball_on_last(pair[0]) if shortcut else None,
-            n_train=n_train,
-            sgd=sgd,
-            source_sgd=TWENTY,
-            coupled=coupled,
-        )
+        _cifar(pair, method, seed, shortcut, **fields)
         for method, record in METHODS.items()
         if shortcut or not record.needs_knowledge
     ]

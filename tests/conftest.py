@@ -22,6 +22,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def two_threads():
+    """This process as users have it: torch takes every core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def pictures():
     """Makes small five-class tasks of 16 x 16 random images: pictures(name, seed, per_class)."""

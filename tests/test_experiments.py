@@ -47,15 +47,6 @@ def store(tmp_path):
     return Store(tmp_path / "out")
 
 
-@pytest.fixture
-def two_threads():
-    """This process as users have it: torch takes every core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def files(store):
     """Name and time of change of every weights file."""
     return {path.name: path.stat().st_mtime_ns for path in (store.folder / "weights").iterdir()}

@@ -124,8 +124,8 @@ def test_every_size_is_asked_whether_its_steps_are_enough_for_the_taus(parameter
     """100 steps are 14 epochs of 20 images per class, and 2 of all."""
     check(parameters(steps=100, n_train=20))
     message = refusal(parameters(steps=100, n_train=[20, None]), several_sizes=True)
-    assert "epochs must be at least the number of taus (3)" in message
-    assert "got 2" in message
+    assert "steps must make 5 epochs or more" in message
+    assert "got 100, which makes 2" in message
 
 
 def test_share_of_the_backbone_reaches_the_runs(parameters):
@@ -258,8 +258,8 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"width": [10**9] * 4}, ["width", "1,024"]),
         ({"steps": 0}, ["steps", "0"]),
         ({"steps": 2.5}, ["steps", "2.5"]),
-        ({"steps": 60}, ["epochs", "got 2", "number of taus (3)"]),
-        ({"steps": 160, "partitions": 5}, ["partitions", "4 epochs", "5"]),
+        ({"steps": 60}, ["steps must make 5 epochs or more", "got 60", "makes 2"]),
+        ({"steps": 160, "partitions": 5}, ["steps must make 5 epochs", "160", "makes 4"]),
         ({"backbone_share": -0.1}, ["backbone_share", "-0.1"]),
         ({"backbone_share": 1.5}, ["backbone_share", "1.5"]),
         ({"backbone_share": "half"}, ["backbone_share", "'half'"]),

@@ -563,15 +563,6 @@ def test_epochs_before_a_divergence_are_kept(perceptron):
 # --- processes ---
 
 
-@pytest.fixture
-def two_threads():
-    """This process as users have it: torch takes every core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_training_here_and_in_a_worker_gives_the_same_bits(two_threads, pictures):
     """With two threads here, sums over a mini-batch would be split otherwise than in a worker."""
 
