@@ -448,7 +448,7 @@ def rows_of(part, whole):
     return [known[x.numpy().tobytes()] for x in part]
 
 
-@given(seed=st.integers(0, 1000), share=st.floats(0.01, 0.8), per_class=st.integers(2, 9))
+@given(seed=st.integers(0, 1000), share=st.floats(0.01, 0.99), per_class=st.integers(2, 9))
 def test_held_out_examples_and_the_others_are_the_training_data(pictures, seed, share, per_class):
     task = pictures(per_class=per_class)
     rest, held = hold_out(task, share, seed)
@@ -456,7 +456,8 @@ def test_held_out_examples_and_the_others_are_the_training_data(pictures, seed, 
     assert sorted(kept + chosen) == list(range(5 * per_class))  # each once, in one of the two
     assert rest.y_train.tolist() == task.y_train[kept].tolist()
     assert held.y_val.tolist() == task.y_train[chosen].tolist()
-    assert held.y_val.bincount().tolist() == [max(1, round(share * per_class))] * 5
+    count = min(max(1, round(share * per_class)), per_class - 1)  # something is left to train on
+    assert held.y_val.bincount().tolist() == [count] * 5
     assert torch.equal(held.x_train, rest.x_train)
     assert rest.x_val is task.x_val
     assert rest.y_val is task.y_val
@@ -483,6 +484,12 @@ def test_only_the_classes_that_there_are_are_held_out(pictures):
 
 def other_classes(task):
     return replace(task, class_names=tuple("fghij"))
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.2, 1.5])
+def test_share_that_leaves_nothing_is_refused(pictures, share):
+    with pytest.raises(ValueError, match=f"share must lie between 0 and 1.*got {share}"):
+        hold_out(pictures(per_class=5), share, seed=0)
 
 
 def test_nothing_is_held_out_of_a_class_of_one_example(pictures):
