@@ -3,7 +3,8 @@
 The key is a hash of what the run reads and of the version numbers of the numerics that it uses. A
 field that its method does not read, a new method, a rename or a moved file changes no key. A field
 that is off (None, 0, False, empty) is left out, and so is a version that was never raised; so a new
-field that is off by default, or a new room with a version, keeps every key.
+field that is off by default, or a new room with a version, keeps every key. Data that are not what
+their data set promises are read by their digest, so their runs have keys of their own.
 """
 
 import hashlib
@@ -189,37 +190,11 @@ def reads(run: Run) -> dict[str, Any]:
     """What decides a run's numbers: the fields that its method reads, and the versions it uses.
 
     Returns:
-        Nested dictionaries of JSON values; its hash is the run's key.
+        Nested dictionaries of JSON values; its hash is the run's key. "data" holds the digest of
+        each task that is not what its data set promises, see `DataSet.digest`.
     """
-    head = None if run.head == "shared" else [run.head, run.source, run.target]
-    what: dict[str, Any] = {
-        "dataset": run.dataset,
-        "seed": run.seed,
-        "head": head,
-        "width": run.width,
-        "sgd": _on(run.sgd),
-    }
-    versions = {
-        "dataset": DATASETS[run.dataset].version,
-        "network": _network_version(run.width),
-        "training": training.VERSION,
-        "probing": probing.VERSION,
-    }
-    pulled = run.sgd.l2_sp or (run.method != BACKBONE and METHODS[run.method].l2_sp)
-    if pulled:
-        versions["pull"] = training.PULL_VERSION
-    if run.method == BACKBONE:
-        what |= {"method": BACKBONE, "task": run.source, "shortcut": _shortcut(run.source_shortcut)}
-        versions["schedule"] = SCHEDULES["constant"].version
-    else:
-        what |= _transfer_reads(run, METHODS[run.method], versions)
-    if run.test is not None:
-        shortcut, label = run.test
-        everywhere = replace(shortcut, classes=None, probability=1.0)
-        what["measured"] = [_shortcut(everywhere), label]
-    raised = {name: version for name, version in versions.items() if version > 1}
-    what["versions"] = raised or None
-    return {name: value for name, value in what.items() if value is not None}
+    contents = _other_contents(run)
+    return _reads_of(run) | ({"data": contents} if contents else {})
 
 
 def tasks(run: Run) -> tuple[Task, Task]:
@@ -238,6 +213,7 @@ def tasks(run: Run) -> tuple[Task, Task]:
         run.target_shortcut,
         run.n_train,
         run.head,
+        tuple(map(DATASETS[run.dataset].digest, filter(None, (run.source, run.target)))),
     )
 
 
@@ -330,6 +306,39 @@ def _key(run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _reads_of(run: Run) -> dict[str, Any]:
+    """As `reads`, without the data: those of a backbone are among those of its transfers."""
+    head = None if run.head == "shared" else [run.head, run.source, run.target]
+    what: dict[str, Any] = {
+        "dataset": run.dataset,
+        "seed": run.seed,
+        "head": head,
+        "width": run.width,
+        "sgd": _on(run.sgd),
+    }
+    versions = {
+        "dataset": DATASETS[run.dataset].version,
+        "network": _network_version(run.width),
+        "training": training.VERSION,
+        "probing": probing.VERSION,
+    }
+    pulled = run.sgd.l2_sp or (run.method != BACKBONE and METHODS[run.method].l2_sp)
+    if pulled:
+        versions["pull"] = training.PULL_VERSION
+    if run.method == BACKBONE:
+        what |= {"method": BACKBONE, "task": run.source, "shortcut": _shortcut(run.source_shortcut)}
+        versions["schedule"] = SCHEDULES["constant"].version
+    else:
+        what |= _transfer_reads(run, METHODS[run.method], versions)
+    if run.test is not None:
+        shortcut, label = run.test
+        everywhere = replace(shortcut, classes=None, probability=1.0)
+        what["measured"] = [_shortcut(everywhere), label]
+    raised = {name: version for name, version in versions.items() if version > 1}
+    what["versions"] = raised or None
+    return {name: value for name, value in what.items() if value is not None}
+
+
 def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[str, Any]:
     """What a transfer reads beside what every run does; adds the versions that it uses."""
     schedule = SCHEDULES[method.schedule]
@@ -348,7 +357,7 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
     if method.backbone_share and run.backbone_share is not None:
         what["method"] |= {"backbone_share": float(run.backbone_share)}
     if method.start == "backbone":
-        what["backbone"] = reads(run.backbone())
+        what["backbone"] = _reads_of(run.backbone())
     elif method.mixes:  # no backbone, but a path from the source
         what["source"] = [run.source, _shortcut(run.source_shortcut)]
     if method.blend is not None:  # partners are drawn, by the product coupling or another
@@ -364,6 +373,17 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
     if iterated or run.partitions is not None:
         versions["lengths"] = lengths.VERSION
     return what
+
+
+def _other_contents(run: Run) -> dict[str, str]:
+    """Digest of each task whose data the run reads, if they are not what the data set promises."""
+    method = None if run.method == BACKBONE else METHODS[run.method]
+    trained_on = method is None or method.start == "backbone" or method.mixes
+    source = run.source if trained_on or run.partitions is not None else None
+    target = None if method is None else run.target
+    digest = DATASETS[run.dataset].digest
+    found = {name: digest(name) for name in (source, target) if name is not None}
+    return {name: contents for name, contents in found.items() if contents is not None}
 
 
 def _on(record: Any) -> dict[str, Any]:
@@ -405,6 +425,7 @@ def _tasks(
     target_shortcut: Shortcut | None,
     n_train: int | None,
     head: str,
+    contents: tuple[str | None, ...],  # so that other data are not served from the cache
 ) -> tuple[Task, Task]:
     start = load(dataset, source, seed)
     if source_shortcut is not None:

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import threading
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from rtl_utils import folders
 from rtl_utils.data import (
     DATASETS,
+    OtherContentsWarning,
     Task,
     as_float,
     check_task,
@@ -38,7 +40,7 @@ from rtl_utils.data import (
     synthetic,
     target_views,
 )
-from rtl_utils.data.cifar100 import SUPERCLASSES
+from rtl_utils.data.cifar100 import OFFICIAL, SUPERCLASSES, digest
 
 seeds = st.integers(0, 2**32)
 
@@ -584,7 +586,9 @@ def test_superclass_that_a_copy_lacks_is_refused(real_cifar100):
 def test_labels_follow_the_files_class_names_in_any_order(small_cifar100):
     names = sorted((c for group in SUPERCLASSES.values() for c in group), reverse=True)
     small_cifar100(class_names=np.array(names))
-    arrays, task = cifar100_arrays(), cifar100("flowers")
+    with pytest.warns(OtherContentsWarning):
+        task = cifar100("flowers")
+    arrays = cifar100_arrays()
     for k, name in enumerate(task.class_names):
         (image,) = arrays["train_images"][arrays["train_labels"] == names.index(name)]
         assert torch.equal(
@@ -684,6 +688,272 @@ class Writes:
         return open, (str(self.path), "w")
 
 
+# --- CIFAR-100: one order, and contents that are named ---
+
+REAL = ("herbivores", "carnivores", "vehicles-1", "vehicles-2", "flowers")
+
+
+def same_task(a, b):
+    splits = ("x_train", "y_train", "x_val", "y_val")
+    return all(torch.equal(getattr(a, split), getattr(b, split)) for split in splits)
+
+
+@pytest.fixture
+def copied(small_cifar100, monkeypatch):
+    """Its arrays, several images per class, and a way to write others.
+
+    The contents of `flowers` stand for the official ones, so that a warning is an error.
+    """
+    draw = np.random.default_rng(1)
+    arrays = {"class_names": np.array(sorted(c for g in SUPERCLASSES.values() for c in g))}
+    for part, per_class in (("train", 4), ("test", 2)):
+        n = 100 * per_class
+        arrays[f"{part}_images"] = draw.integers(0, 64, (n, 32, 32, 3), dtype=np.uint8)
+        arrays[f"{part}_labels"] = draw.permutation(np.arange(n) % 100).astype(np.uint8)
+
+    def write(**changes):
+        return small_cifar100(**arrays | changes)
+
+    write()
+    monkeypatch.delitem(OFFICIAL, "flowers")
+    monkeypatch.setitem(OFFICIAL, "flowers", digest("flowers"))
+    return arrays, write
+
+
+def of_flowers(arrays, part):
+    """Rows of the images of flowers in a split."""
+    fine = [arrays["class_names"].tolist().index(c) for c in SUPERCLASSES["flowers"]]
+    return np.flatnonzero(np.isin(arrays[f"{part}_labels"], fine))
+
+
+def both_shuffled(arrays, seed):
+    found = dict(arrays)
+    for part in ("train", "test"):
+        order = np.random.default_rng(seed).permutation(len(arrays[f"{part}_labels"]))
+        for kind in ("images", "labels"):
+            found[f"{part}_{kind}"] = arrays[f"{part}_{kind}"][order]
+    return found
+
+
+def shuffled(kind):
+    return lambda arrays: {f"train_{kind}": both_shuffled(arrays, 0)[f"train_{kind}"]}
+
+
+def splits_swapped(arrays):
+    other = {"train": "test", "test": "train"}
+    kinds = [(part, kind) for part in other for kind in ("images", "labels")]
+    return {f"{part}_{kind}": arrays[f"{other[part]}_{kind}"] for part, kind in kinds}
+
+
+def without(part, rows):
+    """Without images of flowers: all of one class, or one image."""
+
+    def change(arrays):
+        labels = arrays[f"{part}_labels"]
+        gone = of_flowers(arrays, part)[-1]
+        kept = labels != labels[gone] if rows == "class" else np.arange(len(labels)) != gone
+        return {f"{part}_{kind}": arrays[f"{part}_{kind}"][kept] for kind in ("images", "labels")}
+
+    return change
+
+
+def with_first(part, kind, value):
+    """With another value of the first image of flowers."""
+
+    def change(arrays):
+        array = arrays[f"{part}_{kind}"].copy()
+        array[of_flowers(arrays, part)[0]] = value
+        return {f"{part}_{kind}": array}
+
+    return change
+
+
+def one_bit(arrays):
+    images = arrays["train_images"].copy()
+    images[of_flowers(arrays, "train")[3], 31, 31, 2] ^= 1
+    return {"train_images": images}
+
+
+def two_labels_swapped(arrays):
+    labels, rows = arrays["test_labels"].copy(), of_flowers(arrays, "test")
+    first = rows[0]
+    other = next(row for row in rows if labels[row] != labels[first])
+    labels[[first, other]] = labels[[other, first]]
+    return {"test_labels": labels}
+
+
+DAMAGE = {
+    "images shuffled": (shuffled("images"), "named"),
+    "labels shuffled": (shuffled("labels"), "named"),
+    "two labels swapped": (two_labels_swapped, "named"),
+    "the splits swapped": (splits_swapped, "named"),
+    "a black image": (with_first("train", "images", 0), "named"),
+    "a black validation image": (with_first("test", "images", 0), "named"),
+    "one bit of one pixel": (one_bit, "named"),
+    "an image of another superclass": (with_first("train", "labels", 0), "named"),
+    "an image lost": (without("train", "image"), "named"),
+    "a class lost": (without("train", "class"), "no train images of some classes"),
+    "a validation class lost": (without("test", "class"), "no test images of some classes"),
+    "float images": (lambda a: {"train_images": a["train_images"] / 255}, "must be uint8"),
+    "wide labels": (lambda a: {"test_labels": a["test_labels"].astype(int)}, "must be uint8"),
+    "Fortran order": (lambda a: {"train_images": np.asfortranarray(a["train_images"])}, "same"),
+    "both shuffled": (lambda a: both_shuffled(a, 0), "same"),
+    "both shuffled otherwise": (lambda a: both_shuffled(a, 1), "same"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_other_contents_are_refused_or_named_and_another_order_is_the_same_task(copied, name):
+    arrays, write = copied
+    change, outcome = DAMAGE[name]
+    whole = cifar100("flowers")
+    assert digest("flowers") is None
+    path = write(**change(arrays))
+    if outcome == "same":
+        assert same_task(cifar100("flowers"), whole)
+        assert digest("flowers") is None
+    elif outcome == "named":
+        with pytest.warns(OtherContentsWarning) as told:
+            task = cifar100("flowers")
+        assert not same_task(task, whole)
+        (one,) = told
+        assert str(one.message) == (
+            f"{path} does not hold the official images and labels of 'flowers': its runs are kept "
+            "apart from those of the official images"
+        )
+        assert len(digest("flowers")) == 16
+    else:
+        with pytest.raises(ValueError, match=outcome) as error:
+            cifar100("flowers")
+        assert "\n" not in str(error.value)
+
+
+def test_each_other_contents_have_a_digest_of_their_own(copied):
+    arrays, write = copied
+    found = set()
+    changes = [change for change, outcome in DAMAGE.values() if outcome == "named"]
+    for change in changes:
+        write(**change(arrays))
+        with warnings.catch_warnings(action="ignore", category=OtherContentsWarning):
+            found.add(digest("flowers"))
+    assert len(found) == len(changes)
+
+
+def test_contents_are_named_once_per_process(copied):
+    arrays, write = copied
+    write(**one_bit(arrays))
+    with warnings.catch_warnings(record=True, action="always") as told:
+        for look in (digest, cifar100, cifar100, digest):
+            look("flowers")
+    assert [warning.category for warning in told] == [OtherContentsWarning]
+
+
+def test_superclass_that_nothing_is_known_of_has_a_digest_and_no_warning(copied):
+    arrays, write = copied
+    assert "fish" not in OFFICIAL
+    before, task = digest("fish"), cifar100("fish")
+    write(**both_shuffled(arrays, 0))
+    assert digest("fish") == before
+    assert same_task(cifar100("fish"), task)
+    write(**shuffled("labels")(arrays))
+    assert digest("fish") not in (before, None)
+
+
+def test_equal_images_have_one_order_by_their_labels(copied):
+    """An image that stands in two classes."""
+    arrays, write = copied
+    images, rows = arrays["train_images"].copy(), of_flowers(arrays, "train")
+    images[rows] = images[rows[0]]
+    twice = arrays | {"train_images": images}
+    write(**twice)
+    with pytest.warns(OtherContentsWarning):
+        task = cifar100("flowers")
+    assert task.y_train.tolist() == sorted(task.y_train.tolist())
+    write(**both_shuffled(twice, 0))
+    assert same_task(cifar100("flowers"), task)
+
+
+def test_digest_of_a_damaged_file_is_refused_and_of_missing_classes_none(copied):
+    """Unknown contents must not be taken for the official ones."""
+    arrays, write = copied
+    write(**without("train", "class")(arrays))
+    assert digest("flowers") is None
+    path = write()
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cifar100\.npz is not a readable"):
+        digest("flowers")
+
+
+def test_file_that_cannot_be_looked_at_is_not_taken_for_none(monkeypatch):
+    monkeypatch.setenv("RTL_DATA", "/" + "x" * 300)  # longer than a name may be
+    for look in (digest, cifar100):
+        with pytest.raises(ValueError, match=r"cannot be looked at \(File name too long\)"):
+            look("flowers")
+
+
+def test_digest_of_a_superclass_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="cifar100 has no superclass 'dogs'"):
+        digest("dogs")
+
+
+def test_data_that_are_made_by_code_have_no_digest():
+    for name in ("synthetic", "digits"):
+        assert {DATASETS[name].digest(task) for task in DATASETS[name].tasks} == {None}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_superclass_is_the_official_one(real_cifar100, name):
+    assert digest(name) is None
+    assert set(OFFICIAL) == set(REAL)
+
+
+def test_order_mixes_the_classes_of_both_splits(copied):
+    """Notebooks and lengths look at the first few examples."""
+    task = cifar100("flowers")
+    for y in (task.y_train, task.y_val):
+        assert y.diff().ne(0).sum() > 4  # sorted by class it would change four times
+
+
+def test_first_real_images_are_a_sample_of_all_classes(real_cifar100):
+    task = cifar100("flowers")
+    for y in (task.y_train[:100], task.y_val[:100]):
+        assert int(y.bincount(minlength=5).min()) >= 10
+
+
+def test_real_images_in_another_order_are_the_same_task_and_others_are_named(
+    real_cifar100, tmp_path, monkeypatch
+):
+    task = cifar100("flowers")
+    arrays = cifar100_arrays()
+    part = {"class_names": arrays["class_names"]}
+    for split in ("train", "test"):
+        rows = of_flowers(arrays, split)[::-1]
+        part |= {
+            f"{split}_{kind}": arrays[f"{split}_{kind}"][rows] for kind in ("images", "labels")
+        }
+    monkeypatch.setenv("RTL_DATA", str(tmp_path))
+    np.savez(tmp_path / "cifar100.npz", **part)
+    assert same_task(cifar100("flowers"), task)
+    assert digest("flowers") is None
+    np.savez(tmp_path / "cifar100.npz", **part | one_bit(part))
+    with pytest.warns(OtherContentsWarning, match="'flowers'"):
+        assert not same_task(cifar100("flowers"), task)
+
+
+def test_digits_of_scikit_learn_are_those_that_the_runs_were_made_with():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    found = [bunch.images.astype(np.uint8), bunch.target.astype(np.uint8)]
+    assert (
+        hashlib.sha256(b"".join(array.tobytes() for array in found)).hexdigest()
+        == "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+    )
+
+
+# --- CIFAR-100: downloads ---
+
+
 @pytest.fixture
 def torchvision_cifar100(tmp_path, monkeypatch):
     """torchvision's CIFAR100 class, with no copy of the data where the package looks first."""
@@ -766,6 +1036,37 @@ def test_downloaded_archive_becomes_the_task(official_archive):
     for k, name in enumerate(task.class_names):
         expected = torch.from_numpy(data[names.index(name)].reshape(3, 32, 32))
         assert torch.equal(task.x_train[task.y_train == k][0], expected)
+
+
+@pytest.mark.kernel
+def test_downloaded_copy_and_the_file_packed_from_it_have_one_digest_and_one_task(
+    official_archive, tmp_path, monkeypatch
+):
+    assert digest("fish") is None  # not here yet
+    task = cifar100("fish")
+    found = digest("fish")
+    assert found is not None
+    assert digest("flowers") is None  # torchvision has checked its MD5
+    pack(tmp_path / "packed" / "cifar100.npz")
+    monkeypatch.setenv("RTL_DATA", str(tmp_path / "packed"))
+    assert digest("fish") == found
+    assert same_task(cifar100("fish"), task)
+
+
+@pytest.mark.kernel
+def test_damaged_download_has_no_digest_and_is_got_again(official_archive, tmp_path):
+    task = cifar100("fish")
+    train = tmp_path / "data" / "cifar-100-python" / "train"
+    train.write_bytes(train.read_bytes()[:-1])
+    assert digest("fish") is None
+    assert same_task(cifar100("fish"), task)
+    assert digest("fish") is not None
+
+
+def test_digest_downloads_nothing(torchvision_cifar100, capsys):
+    for name in SUPERCLASSES:
+        assert digest(name) is None
+    assert "downloading" not in capsys.readouterr().err
 
 
 @pytest.mark.kernel

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 
+import numpy as np
 import pytest
 import torch
 
-from rtl_utils import couplings, heads, lengths, probing, training
+from rtl_utils import couplings, folders, heads, lengths, probing, training
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import DATASETS, PATCHES, Shortcut, load, plant
 from rtl_utils.methods import METHODS, Method
@@ -384,6 +385,74 @@ def test_every_table_and_module_is_raised_for_some_run_and_not_for_all():
             used = [uses(run, name) for run in RUNS.values()]
             assert any(used)
             assert not all(used)
+
+
+# --- contents of the data ---
+
+
+def contents_read(run):
+    """Tasks whose contents a run with partitions or a backbone, or from scratch, reads."""
+    if run.method == BACKBONE:
+        return {run.source}
+    alone = run.method == "scratch" and run.partitions is None
+    return {run.target} if alone else {run.source, run.target}
+
+
+def with_digest(dataset, monkeypatch, digest):
+    monkeypatch.setitem(DATASETS, dataset, replace(DATASETS[dataset], digest=digest))
+
+
+MEASURED_SCRATCH = {"measured scratch": replace(RUNS["scratch"], partitions=2)}
+
+
+@pytest.mark.parametrize("name", [*RUNS, *MEASURED_SCRATCH])
+def test_digests_are_read_of_the_tasks_that_the_run_reads_and_no_others(name, monkeypatch):
+    run = (RUNS | MEASURED_SCRATCH)[name]
+    before = reads(run)
+    with_digest(run.dataset, monkeypatch, lambda task: f"that of {task}")
+    after = reads(run)
+    assert after.pop("data") == {task: f"that of {task}" for task in contents_read(run)}
+    assert after == before
+    assert "data" not in before
+
+
+def test_other_contents_of_one_task_change_exactly_the_keys_that_read_it(monkeypatch):
+    before = keys()
+    with_digest("digits", monkeypatch, lambda task: "x" if task == "digits-0-4" else None)
+    others = {"scratch", "table", "table with BatchNorm", "cifar100"}  # they do not read it
+    assert changed_by(before) == set(RUNS) - others
+    backbone = DIGITS.backbone()
+    assert reads(DIGITS)["data"] == reads(backbone)["data"] == {"digits-0-4": "x"}
+
+
+def test_keys_of_the_real_images_are_those_of_a_machine_without_them(
+    real_cifar100, tmp_path, monkeypatch
+):
+    runs = [replace(CIFAR, method=name) for name, m in METHODS.items() if not m.needs_knowledge]
+    with_images = [r.key for r in runs]
+    monkeypatch.setenv("RTL_DATA", str(tmp_path))
+    monkeypatch.setattr(folders, "checkout", lambda: tmp_path)
+    assert [r.key for r in runs] == with_images
+
+
+def test_many_keys_read_the_images_once(small_cifar100, monkeypatch):
+    small_cifar100()
+    opened, load_npz = [], np.load
+    monkeypatch.setattr(np, "load", lambda *a, **k: opened.append(a) or load_npz(*a, **k))
+    runs = [replace(CIFAR, source="fish", target="insects", seed=seed) for seed in range(50)]
+    assert len({r.key for r in runs}) == 50
+    assert set(reads(runs[0])["data"]) == {"fish", "insects"}
+    assert len(opened) == 1
+
+
+def test_tasks_of_other_images_are_not_served_from_the_cache(small_cifar100):
+    run = replace(CIFAR, source="fish", target="insects")
+    small_cifar100()
+    before, old = tasks(run)[0].x_train, run.key
+    images = np.random.default_rng(5).integers(0, 64, (100, 32, 32, 3), dtype=np.uint8)
+    small_cifar100(train_images=images)
+    assert not torch.equal(tasks(run)[0].x_train, before)
+    assert run.key != old
 
 
 # --- what keeps every key ---

@@ -1,6 +1,7 @@
 """Tasks: everything that makes one (data sets) or marks one (shortcuts)."""
 
 from rtl_utils.data.cifar100 import cifar100, cifar100_arrays, declare_missing_operators, pack
+from rtl_utils.data.contents import OtherContentsWarning
 from rtl_utils.data.datasets import DATASETS, DataSet, check_task, image_datasets, load
 from rtl_utils.data.digits import digits
 from rtl_utils.data.shortcuts import PATCHES, Patch, Shortcut, ball, plant
@@ -19,6 +20,7 @@ __all__ = [
     "DATASETS",
     "PATCHES",
     "DataSet",
+    "OtherContentsWarning",
     "Patch",
     "Shortcut",
     "Task",
