@@ -1,7 +1,8 @@
 """The program that `rtl_utils.kernels` starts: a Jupyter kernel that nothing of the user's reaches.
 
-Run by its path, so it imports nothing of this package. It reads RTL_KERNEL, the kernel's own folder
-and the one its working directory becomes, separated by a line break.
+Run by its path, so it imports nothing of this package; or in a fork, see `_fork`. It reads
+RTL_KERNEL, the kernel's own folder and the one its working directory becomes, separated by a line
+break.
 """
 
 import importlib.util
@@ -11,25 +12,32 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 _EVERY = 0.5  # seconds between two checks of the parent
 
 
-def main() -> None:
-    """Run the kernel until it is told to end, or until the process that started it is gone."""
+def main(alone: Callable[[], object], ready: Callable[[], object] = int) -> None:
+    """Run the kernel until it is told to end, or until the process that asked for it is gone.
+
+    Args:
+        alone: returns when that process is gone.
+        ready: called when the kernel has its own streams, before it runs cells.
+    """
     own, working = os.environ.pop("RTL_KERNEL").split("\n", 1)
-    # ipykernel's own check would end this process alone, and leave its workers behind
-    parent = int(os.environ.pop("JPY_PARENT_PID", 0))
-    threading.Thread(target=_end_with, args=(parent, own), daemon=True).start()
+    threading.Thread(target=_end_after, args=(alone, own), daemon=True).start()
     if importlib.util.find_spec("rtl_utils") is None:  # `rtl` is run from a folder, not installed
         sys.path.append(str(Path(__file__).resolve().parent.parent))
     # in this empty folder no matplotlibrc is found; and fonts are listed before outputs count
     import matplotlib.font_manager  # noqa: F401
 
     os.chdir(working)
-    _application().launch_instance()
+    application = _application().instance()
+    application.initialize()
+    ready()
+    application.start()
 
 
 def _application() -> Any:
@@ -53,10 +61,21 @@ def _application() -> Any:
     return Application
 
 
-def _end_with(parent: int, own: str) -> None:
-    """End this process and its workers when the parent is gone."""
-    while os.getppid() == parent:
-        time.sleep(_EVERY)
+def _parent_is_gone() -> Callable[[], object]:
+    """What returns when this process has another parent than at first."""
+    # ipykernel's own check would end this process alone, and leave its workers behind
+    parent = int(os.environ.pop("JPY_PARENT_PID", 0))
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(_EVERY)
+
+    return wait
+
+
+def _end_after(alone: Callable[[], object], own: str) -> None:
+    """End this process and its workers when it is alone."""
+    alone()
     shutil.rmtree(own, ignore_errors=True)
     if os.getpgrp() == os.getpid():  # true, as it is started in a session of its own
         os.killpg(0, signal.SIGTERM)  # workers too; what tidies up after them ignores the signal
@@ -65,4 +84,4 @@ def _end_with(parent: int, own: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(_parent_is_gone())

@@ -15,17 +15,34 @@ from rtl_utils import folders
 from rtl_utils.messages import cut, shown
 from rtl_utils.progress import Cells
 
-if TYPE_CHECKING:  # its import takes a second, and whoever mistypes a parameter need not wait
+if TYPE_CHECKING:  # imports that take a second; whoever mistypes a parameter need not wait
     from nbformat import NotebookNode
+
+    from rtl_utils.forks import ForkServer
+    from rtl_utils.kernels import Limits, Progress
 
 _PROGRESS_BAR = "FloatProgressModel"
 
 
 class NotebookFailed(RuntimeError):
-    """A cell raised, or the kernel died.
+    """A cell raised, the kernel died, or the notebook took longer than it may.
 
     The message names the notebook, the cell, the error, and the file that keeps the cells so far.
+
+    Args:
+        message: the whole sentence.
+        reason: the part of it that says where and why.
+        status: "failed", or "timeout".
+        kept: the file that keeps the cells so far, if there is one.
     """
+
+    def __init__(
+        self, message: str, reason: str = "", status: str = "failed", kept: Path | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+        self.status = status
+        self.kept = kept
 
 
 def find(which: str | None = None) -> list[Path]:
@@ -87,59 +104,87 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
         _plain(name, value)
 
 
-def execute(notebook: Path, parameters: Mapping[str, Any], folder: Path) -> Path:
-    """Execute a notebook in a kernel of its own and say on stderr how far it is.
+def execute(
+    notebook: Path,
+    parameters: Mapping[str, Any],
+    folder: Path,
+    *,
+    name: str | None = None,
+    limits: "Limits | None" = None,
+    forks: "ForkServer | None" = None,
+    show: "Callable[[Progress], object] | None" = None,
+) -> Path:
+    """Execute a notebook in a kernel of its own.
+
+    May be called from any thread and from several at once: it changes nothing of this process.
 
     Args:
         notebook: to be executed; the kernel runs in its folder.
         parameters: values that replace those of its cell tagged `parameters`.
-        folder: where the executed notebook is put, under its own name; is made if it is not there.
+        folder: where the executed notebook is put; is made if it is not there.
+        name: file name of the executed notebook; None: that of the notebook.
+        limits: what its kernel may use; None: what the machine has, as long as it takes.
+        forks: forks the kernel if it can; None: the kernel starts afresh.
+        show: called a few times per second with how far it is; None: said on stderr.
 
     Returns:
         The executed notebook. It appears there whole or not at all.
 
     Raises:
-        ValueError: for an unknown parameter, before the kernel starts; or if another process is
-            executing this notebook into this folder.
-        NotebookFailed: if a cell raises or the kernel dies.
-        OSError: if the folder cannot be written.
+        ValueError: for an unknown parameter, before the kernel starts; for limits or a name that
+            are none; or if another process is executing into this file.
+        NotebookFailed: if a cell raises, the kernel dies, or it takes too long.
+        OSError: if the folder, or that for temporary files, cannot be written.
     """
     from rtl_utils import kernels  # takes a second
 
     check_parameters(notebook, parameters)
     plain = {name: _plain(name, value) for name, value in parameters.items()}
+    path = folder / _file_name(name or notebook.name)
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        claim(folder / notebook.name),
+        claim(path),
         tempfile.TemporaryDirectory(prefix="rtl-", ignore_cleanup_errors=True) as own,
     ):
-        forget(notebook, folder)
+        forget(notebook, folder, path.name)
         executed = Path(own, kernels.EXECUTED)
         try:
-            with _shown(notebook) as show:
-                kernels.execute(notebook, plain, Path(own), show)
+            with _shown(path.stem, show) as shows:
+                kernels.execute(
+                    notebook, plain, Path(own), shows, limits or kernels.Limits(), forks
+                )
         except OSError as error:
             error.filename = error.filename or own
             raise
         except Exception as error:
-            failed = _failed(notebook, executed, folder, error)
+            failed = _failed(path, executed, error)
             if failed is None:
                 raise
             raise failed from error
-        return put(executed.read_text(encoding="utf-8"), folder / notebook.name)
+        return put(executed.read_text(encoding="utf-8"), path)
 
 
-def forget(notebook: Path, folder: Path) -> None:
+def forget(notebook: Path, folder: Path, name: str | None = None) -> None:
     """Remove what earlier executions of the notebook left in the folder.
+
+    Args:
+        notebook: that was executed.
+        folder: where the executed notebook was put.
+        name: its file name; None: that of the notebook.
 
     Raises:
         ValueError: if the notebook itself lies there.
     """
-    there = folder / notebook.name
+    there = folder / (name or notebook.name)
     if there.exists() and there.samefile(notebook):
         raise ValueError(f"{folder} holds the notebooks themselves; name another folder for copies")
-    stem = escape(notebook.stem)
-    for pattern in (f"{stem}.ipynb", f"{stem}.*partial.ipynb", f".{stem}.ipynb.*.partial"):
+    stem = escape(there.stem)
+    for pattern in (
+        f"{stem}.ipynb",
+        f"{stem}.partial.ipynb",
+        f".{stem}.ipynb.*.partial",
+        f".{stem}.partial.ipynb.*.partial",
+    ):
         for left in folder.glob(pattern):
             left.unlink(missing_ok=True)
 
@@ -243,10 +288,24 @@ def versions() -> dict[str, Any]:
     return of_records | parts | {room.__name__: room.VERSION for room in rooms}
 
 
+def _file_name(name: str) -> str:
+    """Raises ValueError for what is no file name of a notebook."""
+    if Path(name).name != name or Path(name).suffix != ".ipynb":
+        raise ValueError(
+            f"name a file such as a.ipynb for the executed notebook; got {shown(name)}"
+        )
+    return name
+
+
 @contextmanager
-def _shown(notebook: Path) -> Iterator[Callable[[Any], None]]:
-    """What shows a `kernels.Progress` on stderr."""
-    cells = Cells(notebook.stem)
+def _shown(
+    name: str, show: "Callable[[Progress], object] | None"
+) -> Iterator["Callable[[Progress], object]"]:
+    """What shows how far a notebook is: `show`, or else lines on stderr."""
+    if show is not None:
+        yield show
+        return
+    cells = Cells(name)
     try:
         yield lambda progress: cells.show(progress.done, progress.total, progress.now)
     except BaseException:
@@ -255,24 +314,34 @@ def _shown(notebook: Path) -> Iterator[Callable[[Any], None]]:
     cells.close("done")
 
 
-def _failed(notebook: Path, executed: Path, folder: Path, error: Exception) -> Exception | None:
+def _failed(path: Path, executed: Path, error: Exception) -> NotebookFailed | None:
     """What to raise for a stopped notebook, whose cells so far are kept; None for other errors."""
     from papermill import PapermillExecutionError
 
-    from rtl_utils.kernels import KernelDied
+    from rtl_utils.kernels import KernelDied, TimedOut
 
+    status = "timeout" if isinstance(error, TimedOut) else "failed"
     if isinstance(error, PapermillExecutionError):
         message = " ".join(str(error.evalue).split())
         reason = f"in cell [{error.exec_count}]: {error.ename}: {message}"
-    elif isinstance(error, KernelDied):
+    elif isinstance(error, KernelDied | TimedOut):
         reason = str(error)
     else:
         return None
-    kept = ""
-    if executed.exists():
+    reason = cut(reason, 700)
+    kept = _kept(executed, path.with_name(f"{path.stem}.partial.ipynb"))
+    where = "" if kept is None else f" (its cells so far: {kept})"
+    return NotebookFailed(f"{path.stem} stopped {reason}{where}", reason, status, kept)
+
+
+def _kept(executed: Path, partial: Path) -> Path | None:
+    """The cells so far, put where they stay; None where there is none."""
+    try:
         text = executed.read_text(encoding="utf-8")
-        kept = f" (its cells so far: {put(text, folder / f'{notebook.stem}.partial.ipynb')})"
-    return NotebookFailed(f"{notebook.stem} stopped {cut(reason, 700)}{kept}")
+        json.loads(text)  # it may just be written, where what writes it did not end in time
+    except (OSError, ValueError):
+        return None
+    return put(text, partial)
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
