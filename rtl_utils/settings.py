@@ -4,6 +4,8 @@ import ast
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path as FilePath
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -100,6 +102,19 @@ def _rate(value: Any) -> float:
     if not rate >= _LEAST_RATE:
         raise _Refused
     return rate
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _Refused
+    return value
+
+
+def _momentum(value: Any) -> float:
+    momentum = _number(value)
+    if not 0 <= momentum < 1:
+        raise _Refused
+    return momentum
 
 
 def _share(value: Any) -> float:
@@ -212,6 +227,33 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("lr", "learning rate of SGD", "a number, positive", _rate, needed=True),
         Parameter("momentum", "of SGD", "a number, in [0, 1)", _number, needed=True),
         Parameter(
+            "source_lr",
+            "learning rate of a backbone; None: as of a transfer",
+            "None, or a number, positive",
+            _optional(_rate),
+        ),
+        Parameter(
+            "source_momentum",
+            "of a backbone; None: as of a transfer",
+            "None, or a number, in [0, 1)",
+            _optional(_momentum),
+        ),
+        Parameter(
+            "source_ball",
+            "whether a class of the source carries the shortcut; where none does, the methods that "
+            "must know it are left out",
+            "True or False",
+            _flag,
+            default=True,
+        ),
+        Parameter(
+            "target_ball",
+            "whether every target image carries the shortcut",
+            "True or False",
+            _flag,
+            default=False,
+        ),
+        Parameter(
             "width",
             "of the network; None: the data set's",
             f"one of {', '.join(NETWORKS)}, or four whole numbers of channels, 1 to "
@@ -240,6 +282,13 @@ PARAMETERS: dict[str, Parameter] = {
             "checkpoints of a length; None: 5, or one per epoch where there are fewer",
             _WHOLE,
             _optional(_whole),
+        ),
+        Parameter(
+            "lengths",
+            "whether the length of each transfer's path is measured, at `partitions` checkpoints",
+            "True or False",
+            _flag,
+            default=False,
         ),
         Parameter(
             "device",
@@ -272,6 +321,9 @@ class Settings:
         methods: rows of the table of methods.
         steps: of a transfer, in place of the epochs of `sgd`; None for these.
         backbone_share: of a method that averages with the backbone; None for its own.
+        source_ball: whether a class of the source carries the shortcut; see `trainings`.
+        target_ball: whether every target image does; likewise.
+        lengths: whether lengths are measured; likewise.
         coupled: how a coupling is iterated.
         store: where runs are looked for and kept; None while the settings are being checked.
     """
@@ -291,6 +343,9 @@ class Settings:
     coupled: Coupled
     steps: int | None = None
     backbone_share: float | None = None
+    source_ball: bool = True
+    target_ball: bool = False
+    lengths: bool = False
     store: Store | None = None
 
     @property
@@ -353,6 +408,31 @@ class Settings:
             for seed in self.seeds
         ]
 
+    @property
+    def known_methods(self) -> tuple[str, ...]:
+        """The methods, from a clean source without those that must know the shortcut."""
+        return tuple(
+            name for name in self.methods if self.source_ball or not METHODS[name].needs_knowledge
+        )
+
+    def trainings(self) -> list[Run]:
+        """The runs that the parameters describe by themselves: every pair, size, method and seed.
+
+        `sweeps/trainings.ipynb` trains them. Where the source is clean, methods that must know the
+        shortcut are left out.
+        """
+        changes: dict[str, Any] = {
+            "target_shortcut": Shortcut() if self.target_ball else None,
+            "partitions": self.coupled.partitions if self.lengths else None,
+        }
+        return [
+            run
+            for size in self.n_train
+            for run in self.runs(
+                *self.known_methods, biased=self.source_ball, n_train=size, **changes
+            )
+        ]
+
     def _tested(self, source: str) -> Shortcut | None:
         """The ball that is tested, also where the source is clean; None for the usual one."""
         return None if self.ball_class is None else self.shortcut(source)
@@ -364,13 +444,48 @@ class Settings:
         return experiments.run(runs, self.store, self.device, keep_diverged=keep_diverged)
 
 
+class Tried:
+    """What validation found so far; one for all sets of parameters of a sweep.
+
+    passed: settings and runs that passed, without their seeds, rates and momenta, which decide
+        nothing there.
+    """
+
+    def __init__(self) -> None:
+        self.passed: set[Settings | Run] = set()
+        self.load = lru_cache(maxsize=32)(load)  # `data.load`, whose tasks are asked for again
+        self.most = cache(self._most)
+
+    def _most(self, dataset: str, name: str, seed: int) -> int:
+        """What n_train may be at most for a task."""
+        task = self.load(dataset, name, seed)
+        return len(task.y_train) if task.is_regression else int(task.y_train.bincount().min())
+
+    def check(self, runs: Sequence[Run]) -> None:
+        """`experiments.check` of the runs that are not like one that passed."""
+        for run in runs:
+            key = replace(
+                run,
+                seed=0,
+                sgd=_at_any_rate(run.sgd),
+                source_sgd=None if run.source_sgd is None else _at_any_rate(run.source_sgd),
+            )
+            if key not in self.passed:
+                experiments.check([run])
+                self.passed.add(key)
+
+
+def _at_any_rate(sgd: Sgd) -> Sgd:
+    return replace(sgd, lr=1.0, momentum=0.0)
+
+
 def check(
     namespace: Mapping[str, Any],
     datasets: Sequence[str] | None = None,
     *,
     several_sizes: bool = False,
 ) -> Settings:
-    """The settings of a notebook.
+    """The settings of a notebook, with the store that its environment names.
 
     Everything is checked by the code that will use it, on the real data, so that what is accepted
     here runs to the end.
@@ -387,13 +502,48 @@ def check(
     """
     try:
         given = _given(namespace)
+    except ValueError as error:
+        raise ValueError(cut(str(error))) from error
+    settings = validate(given, datasets, several_sizes=several_sizes)
+    out = PARAMETERS["out"].value(given)
+    # last, so that a refused notebook leaves no folder behind
+    return replace(settings, store=_store(root() / out))
+
+
+def validate(
+    given: Mapping[str, Any],
+    datasets: Sequence[str] | None = None,
+    *,
+    several_sizes: bool = False,
+    tried: Tried | None = None,
+) -> Settings:
+    """The settings that some parameters make, without a store; nothing is written.
+
+    Args:
+        given: name -> value of every parameter that a notebook sets.
+        datasets: as in `check`.
+        several_sizes: as in `check`.
+        tried: what earlier calls found, so that thousands of sets take seconds.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    try:
         _check_known(given)
         settings = _settings(given, datasets or image_datasets(), several_sizes)
-        _try_out(settings)
-        out = PARAMETERS["out"].value(given)
-        # last, so that a refused notebook leaves no folder behind
-        return replace(settings, store=Store(root() / out))
+        _try_out(settings, Tried() if tried is None else tried)
     except (ValueError, FileNotFoundError) as error:
+        raise ValueError(cut(str(error))) from error
+    return settings
+
+
+def _store(folder: FilePath) -> Store:
+    """The store in a folder, as a batch run's kernel is told: its database, and the task's key."""
+    try:
+        return Store(
+            folder, os.environ.get("RTL_STORE") or None, os.environ.get("RTL_TASK") or None
+        )
+    except ValueError as error:
         raise ValueError(cut(str(error))) from error
 
 
@@ -408,12 +558,18 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
     source_epochs = value["source_epochs"] or dataset.source_epochs or epochs
     partitions = value["partitions"] or min(_PARTITIONS, epochs)
     sgd = Sgd(value["lr"], epochs, value["batch_size"], value["momentum"])
+    of_source = {"epochs": source_epochs}
+    of_source |= {
+        name: value[f"source_{name}"]
+        for name in ("lr", "momentum")
+        if value[f"source_{name}"] is not None
+    }
     return Settings(
         dataset=name,
         pairs=_pairs(name, value["source"], value["target"]),
         seeds=value["seeds"],
         sgd=replace(sgd, **dataset.sgd),
-        source_sgd=replace(sgd, **(dict(dataset.source_sgd) | {"epochs": source_epochs})),
+        source_sgd=replace(sgd, **(dict(dataset.source_sgd) | of_source)),
         taus=value["taus"],
         width=_width_of(dataset, value["width"]),
         n_train=_sizes_of(dataset, given.get("n_train"), value["n_train"], several_sizes),
@@ -424,6 +580,9 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
         coupled=Coupled(value["iterations"], value["block"], value["blocks"], partitions),
         steps=value["steps"],
         backbone_share=value["backbone_share"],
+        source_ball=value["source_ball"],
+        target_ball=value["target_ball"],
+        lengths=value["lengths"],
     )
 
 
@@ -547,9 +706,40 @@ def _check_known(given: Mapping[str, Any]) -> None:
         raise ValueError(f"{', '.join(unknown)} is not a parameter of this notebook; it has {has}")
 
 
-def _try_out(settings: Settings) -> None:
-    """Validate the settings on the real data: raise here what training would raise later."""
-    check_device(settings.device)
+def _try_out(settings: Settings, tried: Tried) -> None:
+    """Validate the settings on the real data: raise here what training would raise later.
+
+    A rate and a momentum were checked one by one, and how many examples a task has does not depend
+    on the seed, so settings that differ in these alone are tried once.
+    """
+    key = replace(
+        settings,
+        seeds=(),
+        sgd=_at_any_rate(settings.sgd),
+        source_sgd=_at_any_rate(settings.source_sgd),
+    )
+    if key not in tried.passed:
+        check_device(settings.device)
+        _try_epochs(settings)
+        _try_pairs(settings, tried)
+        _try_sizes(settings, tried)
+        tried.passed.add(key)
+    _try_seeds(settings, tried)
+
+
+def _try_seeds(settings: Settings, tried: Tried) -> None:
+    """Validate n_train with every seed: a split that it draws may have another smallest class."""
+    for _, target in settings.pairs:
+        for size in settings.n_train:
+            if size is None:
+                continue
+            for seed in settings.seeds:
+                if size > tried.most(settings.dataset, target, seed):
+                    load(settings.dataset, target, seed, size)  # says so
+
+
+def _try_epochs(settings: Settings) -> None:
+    """Validate tau, partitions and steps against the epochs of every transfer."""
     for _, target in settings.pairs:
         for size in settings.n_train:
             epochs = settings.sgd_at(target, size).epochs
@@ -561,35 +751,40 @@ def _try_out(settings: Settings) -> None:
                 )
             check_taus(settings.taus, epochs)
             check_partitions(settings.coupled.partitions, epochs)
+
+
+def _try_pairs(settings: Settings, tried: Tried) -> None:
+    """Validate the backbones, the number of points and the shortcut's class."""
+    seed = settings.seeds[0]
     for source, target in settings.pairs:
-        task = load(settings.dataset, source, settings.seeds[0])
+        task = tried.load(settings.dataset, source, seed)
         net = build(task, settings.width, seed=0)
         Replica(net, Path(task), CONSTANT, 0, settings.source_sgd)
-        most = min(len(task.y_val), len(load(settings.dataset, target, settings.seeds[0]).y_val))
+        most = min(len(task.y_val), len(tried.load(settings.dataset, target, seed).y_val))
         if settings.points > most:
             raise ValueError(
                 f"points must be at most the {most:,} validation examples; got {settings.points}"
             )
         if settings.ball_class is not None:
             task.class_index(settings.ball_class)
-    _try_sizes(settings)
 
 
-def _try_sizes(settings: Settings) -> None:
+def _try_sizes(settings: Settings, tried: Tried) -> None:
     """Validate every number of target examples, and every method at it."""
+    first = settings.seeds[0]
     for _, target in settings.pairs:
         for size in settings.n_train:
-            # a split drawn by the seed may have another smallest class
-            for seed in settings.seeds if size is not None else settings.seeds[:1]:
-                task = load(settings.dataset, target, seed, size)
+            task = tried.load(settings.dataset, target, first, size)
             if settings.sgd.batch_size > len(task.y_train):
                 have = f"{len(task.y_train)} training examples of {target!r} at n_train = {size}"
                 raise ValueError(
                     f"batch_size must be at most the {have}; got {settings.sgd.batch_size}"
                 )
             settings.coupled.block_of(len(task.y_train))
-    first = replace(settings, seeds=settings.seeds[:1])
+    one = replace(settings, seeds=(first,))
     images = bool(class_names(settings.dataset, settings.pairs[0][0]))
-    chosen = dict.fromkeys(["scratch", "ft", "ut", *settings.methods])
+    chosen = dict.fromkeys(["scratch", "ft", "ut", *settings.known_methods])
     for size in settings.n_train:
-        experiments.check(first.runs(*chosen, biased=images, n_train=size))
+        tried.check(one.runs(*chosen, biased=images and settings.source_ball, n_train=size))
+    if settings.lengths:  # not every method has a path to be measured
+        tried.check(one.trainings())

@@ -1,5 +1,7 @@
 import math
 import os
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -8,10 +10,10 @@ from hypothesis import strategies as st
 
 from rtl_utils import settings
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import Shortcut, load
+from rtl_utils.data import DATASETS, Shortcut, load
 from rtl_utils.messages import shown
 from rtl_utils.methods import METHODS
-from rtl_utils.settings import PARAMETERS, Settings, check
+from rtl_utils.settings import PARAMETERS, Settings, Tried, check, validate
 from rtl_utils.training import Sgd
 
 GOOD = {
@@ -93,9 +95,33 @@ def test_partitions_left_out_are_no_more_than_the_epochs(parameters):
     assert says in refusal(parameters(epochs=3, partitions=5))
 
 
-def test_source_epochs_are_the_sources_alone(parameters):
+def test_source_epochs_rate_and_momentum_are_the_sources_alone(parameters):
     settings = check(parameters(source_epochs=9))
     assert settings.sgd.epochs == 6 and settings.source_sgd.epochs == 9
+    settings = check(parameters(lr=0.1, momentum=0, source_lr=0.01, source_momentum=0.5))
+    assert (settings.sgd.lr, settings.sgd.momentum) == (0.1, 0)
+    assert (settings.source_sgd.lr, settings.source_sgd.momentum) == (0.01, 0.5)
+    usual = check(parameters(SYNTHETIC), datasets=("synthetic",))
+    assert usual.source_sgd.lr == 0.05  # the data set's own
+    changed = check(parameters(SYNTHETIC, source_lr=0.02), datasets=("synthetic",))
+    assert changed.source_sgd == replace(usual.source_sgd, lr=0.02)
+
+
+def test_trainings_are_what_the_parameters_describe(parameters):
+    asked = {"methods": ["ft", "counter"], "n_train": [20, None], "partitions": 3}
+    runs = check(parameters(**asked), several_sizes=True).trainings()
+    assert Counter((r.method, r.seed, r.n_train) for r in runs) == Counter(
+        (m, seed, n) for m in ("ft", "counter") for seed in (0, 1) for n in (20, None)
+    )
+    assert {str(run.source_shortcut) for run in runs} == {"ball on 4"}
+    assert {(run.target_shortcut, run.partitions) for run in runs} == {(None, None)}
+    clean = check(parameters(**asked, source_ball=False, target_ball=True), several_sizes=True)
+    assert {run.method for run in clean.trainings()} == {"ft"}  # no ball is to be known
+    assert {run.source_shortcut for run in clean.trainings()} == {None}
+    assert {run.target_shortcut for run in clean.trainings()} == {Shortcut()}
+    measured = check(parameters(methods=["ft"], partitions=3, lengths=True)).trainings()
+    assert {run.partitions for run in measured} == {3}
+    assert "leave partitions out" in refusal(parameters(methods=["fixed"], lengths=True))
 
 
 def test_runs_are_every_pair_method_and_seed(parameters):
@@ -260,6 +286,12 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"steps": 2.5}, ["steps", "2.5"]),
         ({"steps": 60}, ["steps must make 5 epochs or more", "got 60", "makes 2"]),
         ({"steps": 160, "partitions": 5}, ["steps must make 5 epochs", "160", "makes 4"]),
+        ({"source_lr": 0}, ["source_lr", "positive", "0"]),
+        ({"source_momentum": 1}, ["source_momentum", "[0, 1)", "1"]),
+        ({"source_momentum": "0.9"}, ["source_momentum", "'0.9'"]),
+        ({"source_ball": None}, ["source_ball", "True or False", "None"]),
+        ({"target_ball": 1}, ["target_ball", "True or False", "1"]),
+        ({"lengths": "yes"}, ["lengths", "True or False", "'yes'"]),
         ({"backbone_share": -0.1}, ["backbone_share", "-0.1"]),
         ({"backbone_share": 1.5}, ["backbone_share", "1.5"]),
         ({"backbone_share": "half"}, ["backbone_share", "'half'"]),
@@ -310,6 +342,64 @@ def test_epochs_left_out_are_the_data_sets_own(parameters):
 def test_out_that_cannot_be_written_is_refused(parameters, tmp_path):
     (tmp_path / "file").write_text("")
     assert "out must be a folder" in refusal(parameters(out=str(tmp_path / "file" / "out")))
+
+
+def test_validation_alone_writes_nothing_and_agrees_with_check(parameters, tmp_path):
+    asked = parameters(n_train=20, methods=["ct"])
+    settings = validate(asked)
+    assert settings.store is None and not (tmp_path / "out").exists()
+    assert replace(check(asked), store=None) == settings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": -1},
+        {"momentum": 1},
+        {"source_lr": 0},
+        {"width": "large"},
+        {"n_train": 10_000},
+        {"seeds": [0, 2**70]},
+        {"batch_size": 5_000},
+        {"taus": [0]},
+        {"partitions": 7},
+        {"block": 7},
+        {"points": 10_000},
+        {"ball_class": "9"},
+        {"source_ball": 1},
+        {"lengths": True, "methods": ["fixed"]},
+        {"device": "tpu"},
+    ],
+    ids=shown,
+)
+def test_what_passed_before_lets_nothing_wrong_pass(parameters, change):
+    tried = Tried()
+    validate(parameters(methods=["fixed"]), tried=tried)
+    with pytest.raises(ValueError) as after:
+        validate(parameters(**({"methods": ["fixed"]} | change)), tried=tried)
+    with pytest.raises(ValueError) as alone:
+        validate(parameters(**({"methods": ["fixed"]} | change)))
+    assert str(after.value) == str(alone.value)
+    validate(parameters(methods=["fixed"], lr=0.3, seeds=[5]), tried=tried)
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+def test_sizes_do_not_depend_on_the_seed_as_validation_takes_for_granted(name):
+    for task in DATASETS[name].tasks:
+        loaded = [load(name, task, seed) for seed in (0, 3)]
+        assert len({(len(one.y_train), len(one.y_val)) for one in loaded}) == 1
+
+
+def test_store_is_the_one_that_the_environment_names(parameters, tmp_path, monkeypatch):
+    assert check(parameters()).store.task is None
+    elsewhere = tmp_path / "other.db"
+    monkeypatch.setenv("RTL_TASK", "0123456789abcdef")
+    monkeypatch.setenv("RTL_STORE", f"sqlite:///{elsewhere}")
+    assert check(parameters()).store.url == f"sqlite:///{elsewhere}" and elsewhere.exists()
+    monkeypatch.setenv("RTL_STORE", "postgresql+psycopg://127.0.0.1:bad/x")
+    assert "the database's URL cannot be read" in refusal(parameters())
+    monkeypatch.setenv("RTL_STORE", "")
+    assert check(parameters()).store.task == "0123456789abcdef"
 
 
 def test_nothing_is_written_for_refused_parameters(parameters, tmp_path):
