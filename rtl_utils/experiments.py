@@ -1,5 +1,6 @@
 """Running experiments: train the runs that the store lacks, and return their tidy rows."""
 
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from rtl_utils.methods import Plan
 from rtl_utils.migration import migrate
 from rtl_utils.models import Net, build, predict
 from rtl_utils.paths import Path as TaskPath
+from rtl_utils.progress import Bar
 from rtl_utils.provenance import provenance, revision
 from rtl_utils.runs import (
     BACKBONE,
@@ -26,10 +28,13 @@ from rtl_utils.runs import (
     tasks,
 )
 from rtl_utils.schedules import CONSTANT, IsoClassification
-from rtl_utils.store import FINAL, Row, Store
+from rtl_utils.store import FINAL, DamagedRunsWarning, Row, Store
 from rtl_utils.training import History, Replica, TrainingDiverged, example_loss, one_thread
 
 __all__ = ["FINAL", "Run", "check", "export", "frame", "measure", "network", "run", "tasks"]
+
+_NAMED = 3  # damaged runs that a warning names
+_POLL = 1.0  # seconds between two looks at what another process trains
 
 
 def run(
@@ -38,7 +43,9 @@ def run(
     """Tidy rows of the runs, training those that the store lacks.
 
     First their backbones are trained, then all transfers together. Each run is stored as soon as
-    it is done, so stopping loses at most the trainings in flight.
+    it is done, so stopping loses at most the trainings in flight. What another process trains at
+    the same time is waited for, or trained here if that process dies. Runs whose rows or weights
+    are damaged are named in a warning and trained again.
 
     Args:
         runs: what is wanted, in the order in which their rows come back.
@@ -48,20 +55,24 @@ def run(
 
     Raises:
         ValueError: before any training, for a run that cannot be; after it, if a run diverged.
+        StoreError: if a run is missing and the store cannot take it.
     """
     wanted = list(dict.fromkeys(runs))
     for r in wanted:
         check_fields(r)
     _say_what_is_old(store)
     backbones = list(dict.fromkeys(_backbone(r) for r in wanted if _starts_from_backbone(r)))
-    check(_missing([*wanted, *backbones], store))
-    _execute(_missing(backbones, store), store, device, "backbones")
+    missing = _missing([*wanted, *backbones], store)
+    check(missing)
+    store.use(dict.fromkeys(r.key for r in [*backbones, *wanted]))
+    keys = {r.key for r in missing}
+    _train([r for r in backbones if r.key in keys], store, device, "backbones")
     diverged = _diverged(backbones, store)
     if diverged:
         raise ValueError(
             f"a backbone diverged, so nothing can be transferred from it: {diverged[0]}"
         )
-    _execute(_missing(wanted, store), store, device, "transfers")
+    _train([r for r in wanted if r.key in keys], store, device, "transfers")
     diverged = _diverged(wanted, store)
     if diverged and not keep_diverged:
         raise ValueError(
@@ -174,7 +185,7 @@ def everywhere(task: Task, shortcut: Shortcut, seed: int) -> Task:
 
 def _say_what_is_old(store: Store) -> None:
     """Find earlier runs of the store again; say once how many are not."""
-    if store.migrated:
+    if store.migrated or store.read_only:
         return
     found, old = migrate(store)
     store.migrated = True
@@ -195,14 +206,70 @@ def _backbone(run: Run) -> Run:
 
 
 def _missing(runs: Sequence[Run], store: Store) -> list[Run]:
-    """Runs that are not in the store, one per key, or whose weights are lost."""
+    """Runs that are not in the store, one per key, or whose weights are lost; those are named."""
     by_key = {r.key: r for r in reversed(runs)}
     done = store.status(by_key)
-    return [
-        r
-        for key, r in reversed(by_key.items())
-        if key not in done or (done[key][0] == "done" and not _whole(r, store))
+    lost = [
+        key
+        for key, (status, _) in done.items()
+        if status == "done" and not _whole(by_key[key], store)
     ]
+    if lost:
+        named = ", ".join(lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
+        warnings.warn(
+            f"{store.folder}: the weights of {len(lost)} of {len(done)} runs are not there or "
+            f"damaged ({named}); they are trained again",
+            DamagedRunsWarning,
+            stacklevel=3,
+        )
+    return [r for key, r in reversed(by_key.items()) if key not in done or key in lost]
+
+
+def _still_missing(runs: Sequence[Run], store: Store) -> list[Run]:
+    """`_missing` of runs of which the damaged ones have been named."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*they are trained again$", DamagedRunsWarning)
+        return _missing(runs, store)
+
+
+def _train(runs: Sequence[Run], store: Store, device: str, label: str) -> None:
+    """Train runs that are missing; wait for those that another process trains.
+
+    No lease is held while waiting, so two processes cannot wait for each other.
+    """
+    missing = _still_missing(runs, store)
+    while missing:
+        with store.lease(r.key for r in missing) as held:
+            # between the look and the lease another process may have finished one
+            mine = _still_missing([r for r in missing if r.key in held], store)
+            _execute(mine, store, device, label)
+        others = [r for r in missing if r.key not in held]
+        if others:
+            _wait(others, store, label)
+        missing = _still_missing(others, store)
+
+
+def _wait(runs: Sequence[Run], store: Store, label: str) -> None:
+    """Wait until each of the runs is in the store or held by nobody."""
+    waiting = list(runs)
+    said = False
+    with Bar(len(runs), "waiting for another process", "runs") as bar:
+        while True:
+            holders = store.leased(r.key for r in waiting)
+            missing = _still_missing([r for r in waiting if r.key in holders], store)
+            bar.update(len(waiting) - len(missing))
+            waiting = missing
+            if not waiting:
+                return
+            if not said:
+                said = True
+                first = waiting[0]
+                bar.message(
+                    f"{len(waiting)} {label} are trained by another process "
+                    f"({holders[first.key]}), the first: {first.method} on "
+                    f"{first.target or first.source}, seed {first.seed}; waiting for it"
+                )
+            time.sleep(_POLL)
 
 
 def _whole(run: Run, store: Store) -> bool:
@@ -228,13 +295,15 @@ def _diverged(runs: Sequence[Run], store: Store) -> list[str]:
 
 
 def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None:
+    if not runs:
+        return
     revision()  # before the training, so that it is the code that was loaded
     plans = [_plan(r, store) for r in runs]
 
     def done(row: int, history: History) -> None:
         r = runs[row]
         planned = plans[row]
-        store.save_weights(r.key, planned.net.cpu())
+        weights = store.save_weights(r.key, planned.net.cpu())
         with one_thread():
             rows = _rows(r, planned, history)
         made = provenance(device, threads=1, seconds=history.seconds)
@@ -245,6 +314,7 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
             message=history.diverged,
             provenance=made,
             reads=reads(r),
+            weights=weights,  # the row comes second: its digest decides which file counts
         )
 
     with suppress(TrainingDiverged):  # stored as diverged by `done`

@@ -1,8 +1,14 @@
+import os
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from small_notebooks import wait_for
 
 from rtl_utils import experiments
 from rtl_utils.coupled import Coupled
@@ -10,7 +16,7 @@ from rtl_utils.data import Shortcut, load, plant
 from rtl_utils.experiments import everywhere, export, frame, network, run
 from rtl_utils.models import predict
 from rtl_utils.runs import Run, tasks
-from rtl_utils.store import FINAL, Store
+from rtl_utils.store import FINAL, DamagedRunsWarning, Store, StoreError
 from rtl_utils.training import Sgd
 
 # two epochs of a few large mini-batches: what is tested is the bookkeeping
@@ -364,7 +370,8 @@ def test_damaged_backbone_is_trained_again(store, damage):
         "truncated": lambda: path.write_bytes(path.read_bytes()[:1000]),
         "garbage": lambda: path.write_bytes(b"garbage"),
     }[damage]()
-    second = run([QUICK, replace(QUICK, method="fixed")], store)
+    with pytest.warns(DamagedRunsWarning, match=f"weights of 1 of 2 runs .*{backbone.key}"):
+        second = run([QUICK, replace(QUICK, method="fixed")], store)
     again = network(backbone, store).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in trained.items())
     pd.testing.assert_frame_equal(numbers(first), numbers(second[second.run == QUICK.key]))
@@ -377,7 +384,8 @@ def test_finished_transfer_whose_weights_are_lost_is_trained_again(store):
     (store.folder / "weights" / f"{QUICK.key}.pt").unlink()
     with pytest.raises(ValueError, match=r"no weights of .*experiments\.run"):
         network(QUICK, store)
-    second = run([QUICK], store)
+    with pytest.warns(DamagedRunsWarning, match=f"weights of 1 of 2 runs .*{QUICK.key}"):
+        second = run([QUICK], store)
     again = network(QUICK, store).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in trained.items())
     pd.testing.assert_frame_equal(numbers(first), numbers(second))
@@ -406,6 +414,174 @@ def test_stopping_half_way_loses_nothing_that_was_stored(tmp_path):
     kept = {name for name, time in files(store).items() if before.get(name) == time}
     assert {f"{stored}.pt", f"{QUICK.backbone().key}.pt"} <= kept
     assert_nearly(rows, run(wanted, Store(tmp_path / "never stopped")))
+
+
+@pytest.mark.kernel
+def test_rows_are_the_same_on_every_database(store, postgres, tmp_path):
+    elsewhere = Store(tmp_path / "elsewhere", postgres.url)
+    wanted = [DIGITS, replace(QUICK, sgd=WILD)]  # one diverges
+    rows = [run(wanted, each, keep_diverged=True) for each in (store, elsewhere)]
+    pd.testing.assert_frame_equal(*map(numbers, rows), check_exact=True)
+    assert list(rows[0].status) == list(rows[1].status)
+    before = files(elsewhere)
+    run(wanted, Store(elsewhere.folder, postgres.url), keep_diverged=True)
+    assert files(elsewhere) == before
+
+
+# --- several processes ---
+
+SHARED = replace(DIGITS, width="small", sgd=Sgd(epochs=8, batch_size=16))
+
+
+class Counting(Store):
+    """A store that writes down what is trained."""
+
+    def save(self, key, spec, rows, **more):
+        super().save(key, spec, rows, **more)
+        with (self.folder / "trained").open("a") as file:
+            file.write(f"{key}\n")
+
+
+PROCESS = """
+import sys
+from dataclasses import replace
+from test_experiments import SHARED, Counting, run
+
+store = Counting(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+run([replace(SHARED, method="ft")], store)
+"""
+
+
+@pytest.fixture
+def other(store):
+    """Another process, which runs fine-tuning from the shared backbone once it reads a line."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(store.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(__file__), "LOKY_MAX_CPU_COUNT": "1"},
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        yield process
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_backbone_that_two_processes_need_at_once_is_trained_once(store, other, capfd):
+    mine = replace(SHARED, method="fixed")
+    assert set(run([mine], Counting(store.folder)).run) == {mine.key}
+    says = other.communicate(timeout=120)[1] + capfd.readouterr().err
+    assert other.returncode == 0, says
+    trained = (store.folder / "trained").read_text().split()
+    wanted = [SHARED.backbone(), mine, replace(SHARED, method="ft")]
+    assert sorted(trained) == sorted(r.key for r in wanted)
+    waited = re.findall(
+        r"1 backbones are trained by another process \(.*, process \d+\), the first: "
+        r"backbone on digits-0-4, seed 0; waiting for it\n",
+        says,
+    )
+    assert len(waited) == 1
+    assert store.leased(trained) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_backbone_of_a_process_that_is_killed_is_trained_by_the_one_that_waits(store, other):
+    mine = replace(SHARED, method="fixed")
+    backbone = SHARED.backbone().key
+    assert wait_for(lambda: store.leased([backbone]))
+    other.send_signal(signal.SIGSTOP)  # it lives, and does not finish
+    assert store.status([backbone]) == {}
+
+    class Waiting(Counting):
+        """A store whose process sees twice that the other one holds the backbone."""
+
+        holders = ()
+
+        def leased(self, names):
+            found = super().leased(names)
+            self.holders = (*self.holders, *found)
+            if len(self.holders) == 2:
+                other.kill()
+            return found
+
+    waiting = Waiting(store.folder)
+    run([mine], waiting)
+    assert waiting.holders == (backbone, backbone)
+    assert (store.folder / "trained").read_text().split() == [backbone, mine.key]
+
+
+def test_what_another_process_finished_before_the_lease_is_not_trained_again(store):
+    run([QUICK], store)
+    before = files(store)
+
+    class Late(Store):
+        """A store in which another process's runs appear just before the lease."""
+
+        late = False
+
+        def status(self, keys):
+            return super().status(keys) if self.late else {}
+
+        def lease(self, names):
+            self.late = True
+            return super().lease(names)
+
+    rows = run([QUICK], Late(store.folder))
+    assert set(rows.run) == {QUICK.key}
+    assert files(store) == before
+
+
+def test_finished_runs_need_no_lease_and_no_write(store):
+    run([QUICK], store)
+
+    class Closed(Store):
+        """A store that must not be changed."""
+
+        def refuse(self, *_, **__):
+            raise AssertionError
+
+        save = save_weights = lease = save_task = refuse
+
+    assert len(run([QUICK], Closed(store.folder)))
+    store.read_only = True
+    assert len(run([QUICK], store))
+    with pytest.raises(StoreError, match="can be read only"):
+        run([replace(QUICK, method="fixed")], store)
+
+
+def test_runs_that_a_task_used_are_stored_with_their_backbones(store):
+    wanted = [QUICK, replace(QUICK, method="scratch")]
+    run(wanted, store)
+    for _ in range(2):
+        run(wanted, Store(store.folder, task="task"))
+    used = store.runs_of(["task"])
+    assert used == {"task": sorted(r.key for r in [QUICK.backbone(), *wanted])}
+
+
+def test_run_whose_rows_are_damaged_is_named_and_trained_again(store):
+    wanted = [QUICK, replace(QUICK, method="scratch")]
+    first = run(wanted, store)
+    before = files(store)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE results SET value = value + 1e-9 WHERE run = ? AND metric = 'val_loss'",
+            (QUICK.key,),
+        )
+    fresh = Store(store.folder)
+    with pytest.warns(DamagedRunsWarning, match=rf"1 run is damaged .*\({QUICK.key}\)") as caught:
+        second = run(wanted, fresh)
+    assert len(caught) == 1
+    pd.testing.assert_frame_equal(numbers(first), numbers(second))
+    changed = {name for name, time in files(store).items() if before[name] != time}
+    assert changed == {f"{QUICK.key}.pt"}
 
 
 # --- divergence ---

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sqlalchemy import event
 
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import DATASETS, PATCHES, Shortcut
@@ -208,7 +209,7 @@ def test_every_known_code_proves_the_commit_of_its_runs(old, code):
 def test_provenance_that_was_stored_is_kept(old):
     """Commit 9c67935 stored the provenance, with the keys of that time."""
     key = old.add(OLD)
-    old.open()  # adds the column
+    old.do("ALTER TABLE runs ADD COLUMN provenance JSON")
     old.do("UPDATE runs SET provenance = ? WHERE run = ?", json.dumps({"commit": "stored"}), key)
     store = old.open()
     migrate(store)
@@ -419,12 +420,6 @@ def test_migration_that_was_interrupted_goes_on_where_it_stopped(old, when, monk
     old.add(OLD, net_of(FT))
     store = old.open()
 
-    class Stopped:
-        """An engine of a process that is interrupted."""
-
-        def begin(self):
-            raise KeyboardInterrupt
-
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
@@ -432,11 +427,11 @@ def test_migration_that_was_interrupted_goes_on_where_it_stopped(old, when, monk
         if when == "before":
             patch.setattr(store, "adopt", interrupted)
         else:
-            connect = store.engine.connect
-            patch.setattr(store, "engine", Stopped())
-            patch.setattr(Stopped, "connect", staticmethod(connect), raising=False)
+            event.listen(store.engine, "commit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             migrate(store)
+        if when == "after":
+            event.remove(store.engine, "commit", interrupted)
     assert migrate(store) == Migrated(found=1, old=0)
     assert kept(store, FT.key) == RENAMED
     assert set(store.values([FT.key]).commit) == {OLD_COMMIT}

@@ -9,10 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.exc import IntegrityError
 from torch import nn
 
-from rtl_utils.store import FINAL, Adopted, Store
+from rtl_utils.store import FINAL, Adopted, Store, StoreError, TaskRecord
 
 SPEC = {"method": "ft", "seed": 3, "taus": [0, 1]}
 ROWS = [("val_loss", 0, 0.5), ("val_loss", 1, 0.25), ("val_accuracy", FINAL, 0.75)]
@@ -20,7 +19,14 @@ MADE = {"commit": "abc", "threads": 1, "clean": True}
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(database, tmp_path):
+    """A new store on a database of each kind."""
+    return Store(tmp_path / "out", database)
+
+
+@pytest.fixture
+def local(tmp_path):
+    """A new store with all in its folder."""
     return Store(tmp_path / "out")
 
 
@@ -58,7 +64,7 @@ def test_records_of_all_runs_come_back_by_key(store):
 
 def test_rows_are_there_for_another_process_of_the_same_folder(store):
     store.save("k", SPEC, ROWS)
-    assert kept(Store(store.folder)) == sorted(ROWS)
+    assert kept(Store(store.folder, store.url)) == sorted(ROWS)
 
 
 def test_no_runs_no_rows(store):
@@ -101,7 +107,7 @@ def test_value_that_is_not_a_number_comes_back_as_such(store):
 def test_failed_save_changes_nothing(store):
     store.save("k", SPEC, ROWS)
     one_place_two_values = [("val_loss", 0, 1.0), ("val_loss", 0, 2.0)]
-    with pytest.raises(IntegrityError):
+    with pytest.raises(ValueError, match="run k has two values of one metric and epoch"):
         store.save("k", {"seed": 99}, one_place_two_values)
     assert kept(store) == sorted(ROWS)
     assert store.specs() == {"k": SPEC}
@@ -153,7 +159,7 @@ def test_adopted_run_gains_provenance_only_where_it_has_none(store):
 def test_run_that_cannot_be_adopted_stays_as_it_is(store):
     for key in ("k", "taken"):
         store.save(key, SPEC | {"key": key}, ROWS)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(ValueError, match="run taken is in the store already"):
         store.adopt("k", adopted("taken", metrics={"val_loss": "loss"}))
     for key in ("k", "taken"):
         assert kept(store, key) == sorted(ROWS)
@@ -176,7 +182,25 @@ def test_store_of_an_earlier_version_gains_the_columns_that_it_lacks(tmp_path):
     assert set(store.values(["k"]).commit) == {"abc"}
 
 
-@pytest.mark.parametrize("name", ["my data", "100 %", "what?", "a#b", "%2F", "ä ö", "a&b=c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my data",
+        "100 %",
+        "what?",
+        "a#b",
+        "%2F",
+        "%25",
+        "ä ö",
+        "a&b=c",
+        "{x}",
+        "a'b",
+        'a"b',
+        "a\nb",
+        "a ",
+        "a\\b",
+    ],
+)
 def test_folder_of_any_name_is_a_folder(tmp_path, name):
     store = Store(tmp_path / name)
     store.save("k", SPEC, ROWS)
@@ -201,7 +225,7 @@ def write_many(folder, writer, start):
 @pytest.mark.slow
 @pytest.mark.kernel
 def test_concurrent_writers_lose_nothing(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # without importing torch again
     start = context.Barrier(3, timeout=60)
     writers = [
         context.Process(target=write_many, args=(tmp_path, writer, start)) for writer in range(3)
@@ -214,6 +238,70 @@ def test_concurrent_writers_lose_nothing(tmp_path):
     keys = [f"{writer}-{run}" for writer in range(3) for run in range(25)] + ["shared"]
     found = Store(tmp_path / "19").values(keys).groupby("run").size()
     assert found.to_dict() == dict.fromkeys(keys, len(ROWS))
+
+
+TASK = TaskRecord(
+    "t1", "sweep", "03.ipynb", {"seeds": [1, 2]}, "done", None, "b/1.ipynb", "host", "2026-01-02", 7
+)
+
+
+def test_records_of_tasks_come_back_by_sweep_and_status(store):
+    failed = TASK._replace(task="t2", status="failed", message="no luck", seconds=None)
+    other = TASK._replace(task="t0", sweep="another", parameters={})
+    for record in (failed, TASK, other, failed):
+        store.save_task(record)
+    assert store.tasks() == [other, TASK, failed]
+    assert store.tasks(sweep="sweep") == [TASK, failed]
+    assert store.tasks(status="failed") == [failed]
+    assert store.tasks("another", "failed") == []
+    assert store.tasks(keys=["t0", "t2", "t9"]) == [other, failed]
+
+
+def test_later_record_of_a_task_replaces_the_earlier(store):
+    store.save_task(TASK._replace(status="running", seconds=None))
+    store.save_task(TASK)
+    assert store.tasks() == [TASK]
+
+
+def test_runs_that_a_task_used_are_found_again(store):
+    store.use(["a"])  # of no task
+    for task, runs in (("t1", ["b", "a"]), ("t2", ["b"]), ("t1", ["b", "c"])):
+        Store(store.folder, store.url, task).use(runs)
+    assert store.runs_of(["t1", "t2", "t3"]) == {"t1": ["a", "b", "c"], "t2": ["b"], "t3": []}
+
+
+def test_newer_schema_is_refused(local):
+    with local.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE about SET value = '99'")
+    with pytest.raises(StoreError, match=r"newer version .*99.*update rtl-utils"):
+        Store(local.folder)
+
+
+def test_runs_of_an_earlier_version_are_whole_after_the_migration(tmp_path):
+    """Its files of weights have no digest and name no run."""
+    folder = tmp_path / "old"
+    (folder / "weights").mkdir(parents=True)
+    with sqlite3.connect(folder / "results.db") as old:
+        old.execute(
+            "CREATE TABLE runs (run VARCHAR(16) NOT NULL, status VARCHAR(16) NOT NULL, "
+            "message VARCHAR, spec JSON NOT NULL, provenance JSON, reads JSON, PRIMARY KEY (run))"
+        )
+        old.execute(
+            "CREATE TABLE results (run VARCHAR(16) NOT NULL, metric VARCHAR(40) NOT NULL, "
+            "epoch INTEGER NOT NULL, value FLOAT, PRIMARY KEY (run, metric, epoch))"
+        )
+        made = '{"commit": "abc"}'
+        old.execute("INSERT INTO runs VALUES ('k', 'done', NULL, '{}', ?, '{}')", [made])
+        old.executemany("INSERT INTO results VALUES ('k', ?, ?, ?)", [*ROWS, ("lost", 0, None)])
+    old.close()
+    torch.save(net(7).state_dict(), folder / "weights" / "k.pt")
+    found = Store(folder)
+    assert kept(found)[:1] == [("lost", 0, pytest.approx(float("nan"), nan_ok=True))]
+    assert [row for row in kept(found) if row[0] != "lost"] == sorted(ROWS)
+    assert set(found.values(["k"]).commit) == {"abc"}
+    other = net(0)
+    assert found.load_weights("k", other)
+    assert same(other, net(7))
 
 
 @pytest.mark.parametrize("below", ["", "out"])
@@ -239,39 +327,39 @@ def same(a, b):
     return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
 
 
-def test_weights_and_buffers_come_back(store):
+def test_weights_and_buffers_come_back(local):
     other = net(0)
-    store.save_weights("k", net(7))
-    assert store.load_weights("k", other)
+    local.save_weights("k", net(7))
+    assert local.load_weights("k", other)
     assert same(other, net(7))
     assert not other.training
 
 
-def test_later_weights_replace_earlier_and_leave_no_other_file(store):
+def test_later_weights_replace_earlier_and_leave_no_other_file(local):
     other = net(0)
-    store.save_weights("k", net(7))
-    store.save_weights("k", net(8))
-    assert store.load_weights("k", other)
+    local.save_weights("k", net(7))
+    local.save_weights("k", net(8))
+    assert local.load_weights("k", other)
     assert same(other, net(8))
-    assert [path.name for path in (store.folder / "weights").iterdir()] == ["k.pt"]
+    assert [path.name for path in (local.folder / "weights").iterdir()] == ["k.pt"]
 
 
-def test_missing_weights_are_said_to_be_missing(store):
-    assert not store.load_weights("nothing", net(0))
+def test_missing_weights_are_said_to_be_missing(local):
+    assert not local.load_weights("nothing", net(0))
 
 
-def weights_file(store) -> Path:
-    store.save_weights("k", net(7))
-    (path,) = (store.folder / "weights").glob("k*")
+def weights_file(local) -> Path:
+    local.save_weights("k", net(7))
+    (path,) = (local.folder / "weights").glob("k*")
     return path
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
-def test_truncated_weights_are_not_loaded(store, share):
-    path = weights_file(store)
+def test_truncated_weights_are_not_loaded(local, share):
+    path = weights_file(local)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    assert not store.load_weights("k", net(0))
+    assert not local.load_weights("k", net(0))
 
 
 @pytest.mark.parametrize(
@@ -286,27 +374,27 @@ def test_truncated_weights_are_not_loaded(store, share):
     ],
     ids=["text", "broken pickle", "broken zip", "zeros", "pickled list", "pickled dict"],
 )
-def test_garbage_is_not_loaded(store, garbage):
-    weights_file(store).write_bytes(garbage)
-    assert not store.load_weights("k", net(0))
+def test_garbage_is_not_loaded(local, garbage):
+    weights_file(local).write_bytes(garbage)
+    assert not local.load_weights("k", net(0))
 
 
 @pytest.mark.parametrize(
     "content", [[1, 2], None, {}, {"0.weight": torch.zeros(2)}, "text"], ids=str
 )
-def test_file_of_something_else_is_not_loaded(store, content):
-    torch.save(content, weights_file(store))
-    assert not store.load_weights("k", net(0))
+def test_file_of_something_else_is_not_loaded(local, content):
+    torch.save(content, weights_file(local))
+    assert not local.load_weights("k", net(0))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_flipped_bit_is_noticed_or_harmless(store, where, bit):
-    path, other = weights_file(store), net(0)
+def test_flipped_bit_is_noticed_or_harmless(local, where, bit):
+    path, other = weights_file(local), net(0)
     damaged = bytearray(path.read_bytes())
     damaged[int(where * len(damaged))] ^= 1 << bit
     path.write_bytes(damaged)
-    assert not store.load_weights("k", other) or same(other, net(7))
+    assert not local.load_weights("k", other) or same(other, net(7))
 
 
 class Writes:
@@ -319,22 +407,22 @@ class Writes:
         return open, (str(self.path), "w")
 
 
-def test_pickle_in_a_weights_file_is_not_run(store, tmp_path):
-    path = weights_file(store)
+def test_pickle_in_a_weights_file_is_not_run(local, tmp_path):
+    path = weights_file(local)
     for content in (Writes(tmp_path / "ran"), {"0.weight": Writes(tmp_path / "ran")}):
         torch.save(content, path)
-        assert not store.load_weights("k", net(0))
+        assert not local.load_weights("k", net(0))
         path.write_bytes(pickle.dumps(content))
-        assert not store.load_weights("k", net(0))
+        assert not local.load_weights("k", net(0))
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_are_a_zip_that_others_can_read(store):
-    assert zipfile.is_zipfile(weights_file(store))
+def test_weights_are_a_zip_that_others_can_read(local):
+    assert zipfile.is_zipfile(weights_file(local))
 
 
-def test_full_disk_is_an_error_that_leaves_the_weights_as_they_were(store, monkeypatch):
-    path = weights_file(store)
+def test_full_disk_is_an_error_that_leaves_the_weights_as_they_were(local, monkeypatch):
+    path = weights_file(local)
 
     def write_half(self, content):
         with self.open("wb") as file:
@@ -342,15 +430,15 @@ def test_full_disk_is_an_error_that_leaves_the_weights_as_they_were(store, monke
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(OSError, match="No space left"):
-        store.save_weights("k", net(8))
+    with pytest.raises(StoreError, match="the disk is full; free some space and run the same"):
+        local.save_weights("k", net(8))
     other = net(0)
     assert list(path.parent.iterdir()) == [path]
-    assert store.load_weights("k", other)
+    assert local.load_weights("k", other)
     assert same(other, net(7))
 
 
-def test_weights_of_another_network_are_not_loaded(store):
-    store.save_weights("k", nn.Linear(3, 40))
-    assert store.has_weights("k")
-    assert not store.load_weights("k", net(0))
+def test_weights_of_another_network_are_not_loaded(local):
+    local.save_weights("k", nn.Linear(3, 40))
+    assert local.has_weights("k")
+    assert not local.load_weights("k", net(0))

@@ -3,6 +3,7 @@
 Every core is busy, one progress bar counts all jobs, and a dead process's jobs are done again.
 """
 
+import errno
 import os
 import pickle
 import signal
@@ -22,6 +23,7 @@ from loky import cpu_count, get_reusable_executor
 from rtl_utils.progress import Bar
 
 _ATTEMPTS = 3  # a job that kills its process every time must not do so for ever
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _IDLE = 300  # seconds after which a process without a job ends
 
 
@@ -85,11 +87,26 @@ def _into_file(call: Callable[..., Any], job: tuple[Any, ...]) -> str:
 
     Through the pipe goes a name only: a process that dies while it sends more than the pipe takes
     at once leaves the reader waiting for the rest for ever.
+
+    Raises:
+        OSError: if the disk of the temporary folder is full; nothing is left behind.
     """
-    result = call(*job)
-    handle, path = tempfile.mkstemp(prefix="rtl-result-")
-    with open(handle, "wb") as file:
-        cloudpickle.dump(result, file)  # a callback may be a class of the notebook
+    result = cloudpickle.dumps(call(*job))  # a callback may be a class of the notebook
+    path = None
+    try:
+        handle, path = tempfile.mkstemp(prefix="rtl-result-")
+        with open(handle, "wb") as file:
+            file.write(result)
+    except BaseException as error:
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
+        if isinstance(error, OSError) and (path is None or error.errno in _FULL):
+            folder = os.environ.get("TMPDIR") or tempfile.gettempdir()
+            raise OSError(
+                f"{folder}: the disk of the temporary folder is full; free some space or set "
+                "TMPDIR to another folder, and run the same command again; finished runs are kept"
+            ) from error
+        raise
     return path
 
 

@@ -17,7 +17,7 @@ from rtl_utils.models import Net
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
-from rtl_utils.training._workers import spread
+from rtl_utils.training._workers import spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
     Epoch,
@@ -85,10 +85,11 @@ def fit(
         raise ValueError(
             "on_epoch needs networks that train in this process: one CNN, or MLPs of one shape"
         )
-    if device != "cpu" or len(jobs) <= 1:
-        for job in jobs:
+    if device != "cpu" or len(jobs) <= 1 or usable_cores() == 1:
+        for number, job in enumerate(jobs, start=1):
             group = [replicas[row] for row in job.rows]
             name = f"{label} x {len(group)}" if len(group) > 1 else label
+            name = f"{name}, {number} of {len(jobs)}" if len(jobs) > 1 else name
             with one_thread():
                 trained = _train(group, job.program, device, on_epoch, name)
             for row, history in zip(job.rows, trained, strict=True):
