@@ -7,10 +7,13 @@ RTL := $(BIN)/python -m rtl_utils.cli
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"
 
-.PHONY: run check test lab lint bench results refresh clean here
+.PHONY: run batch check test lab lint bench results refresh clean here
 
 run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
 	$(RTL) run $(if $(DATASET),--dataset '$(DATASET)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
+
+batch: here              ## SWEEP=table3, a name in sweeps/ or a YAML file; OPTIONS="--limit 10" for more
+	$(RTL) batch '$(SWEEP)' $(OPTIONS)
 
 check: here              ## lint, types, and the tests that need no kernel: two minutes on two idle cores
 	$(BIN)/ruff check

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import baselines
+import batches
 import numpy as np
 import report
 import torch
@@ -372,6 +373,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "optimisations": optimisations,
     "evaluation": evaluation,
     "curves": curves,
+    "batches": batches.measured,
 }
 
 

@@ -40,6 +40,8 @@ def write(results: Mapping[str, Any]) -> None:
         parts += ["## What each optimisation brings alone", alone(results["optimisations"])]
     if "evaluation" in results:
         parts += ["## Evaluation's share of a training", shares(results["evaluation"])]
+    if "batches" in results:
+        parts += ["## Batches", BATCHES, batches(results["batches"])]
     if "curves" in results:
         full = draw(results["curves"])
         parts += [
@@ -98,6 +100,26 @@ def alone(rows: Mapping[str, Any]) -> str:
 def shares(rows: Mapping[str, Any]) -> str:
     """One line per data set."""
     lines = [f"- {name}: {share:.1%}" for name, share in rows.items() if name != "machine"]
+    return "\n".join(lines)
+
+
+def batches(rows: Mapping[str, Any]) -> str:
+    """One line per claim about `rtl batch` and the store."""
+    lines = [
+        "| what | measured | beside | target | target reached |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, row in rows.items():
+        if name == "machine":
+            continue
+        smaller = row["smaller_is_better"]
+        reached = row["value"] <= row["limit"] if smaller else row["value"] >= row["limit"]
+        beside = row["against"]
+        if row["baseline"] is not None:
+            beside = f"{row['ours']:.2f} s; {beside}: {row['baseline']:.2f} s"
+        value = f"{row['value']:.3g} {row['unit']}".strip()
+        bound = f"at {'most' if smaller else 'least'} {row['limit']:g} {row['unit']}".strip()
+        lines.append(f"| {name} | {value} | {beside} | {bound} | {'yes' if reached else 'no'} |")
     return "\n".join(lines)
 
 
@@ -197,6 +219,7 @@ fill the cores (full at {MLPs} replicas); CNNs gain little from more replicas, s
 core (full at {CNNs}); wider networks take fewer steps per second, at a larger share of one core's
 float32 matrix-product rate (the percentages); the number of training images changes no step, only
 how often start-up and evaluation come in between."""
+BATCHES = """`rtl batch` and the store. Both sides of a line were measured in one run."""
 PROFILES = """Each operation's own time, by torch's profiler, whose own cost makes small operations
 look larger than they are."""
 STACKS = """**Why the synthetic row misses its target.** At the matrix-product rate of all cores the

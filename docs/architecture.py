@@ -27,8 +27,14 @@ ORDER = (
     ("claims",),
     ("plotting",),
     ("settings",),
-    ("_launch", "kernels"),
+    ("_launch",),
+    ("_fork",),
+    ("forks",),
+    ("kernels",),
     ("headless", "report"),
+    ("sheets", "launchers"),
+    ("grid", "exports"),
+    ("batch",),
     ("cli",),
 )
 GROUPS = {
@@ -36,13 +42,15 @@ GROUPS = {
     "training": ("lengths", "training", "coupled", "heads", "methods", "probing"),
     "runs that last": ("provenance", "runs", "store", "migration", "experiments"),
     "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
-    "use": ("settings", "_launch", "kernels", "headless", "report", "cli"),
+    "use": ("settings", "headless", "report", "cli"),
+    "kernels": ("_launch", "_fork", "forks", "kernels"),
+    "batches": ("sheets", "launchers", "grid", "exports", "batch"),
     "ground": ("messages", "folders", "progress", "randomness"),
 }
 COLOURS = dict(
     zip(
         GROUPS,
-        ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#BBBBBB"),
+        ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#BBBBBB"),
         strict=True,
     )
 )
@@ -176,6 +184,20 @@ average rows of different versions, devices or machines.
 Runs of version 0.1 are found again where their numbers have not changed (`migration`): their old
 key, a hash of the source text, proves which commit made them.
 
+## What a kill, a damaged file or a full disk can cost
+
+A run's rows, its checksum and the checksum of its weights are written in one transaction, after the
+weights. So whatever is killed at whatever moment, a stored run is whole. What is damaged later does
+not verify when it is read: that run is named and trained again, the others stay.
+
+Who trains a run holds its lease in the store (`store.Store.lease`), renews it while it works, and
+loses it when it dies. So two notebooks, two batches or two machines never train one run twice.
+
+`rtl batch` (`batch`) gives each task of a sweep (`grid`) to a Dask worker. The worker forks a
+kernel from a warm process (`forks`; a plain kernel where that is not safe) and executes one
+notebook with papermill (`kernels`, `headless`). A task is recorded in the store when it begins and
+when it ends; its kernel dies with its worker, and its worker with the batch.
+
 ## Where does a line belong?
 
 | you add | you touch |
@@ -185,6 +207,8 @@ key, a hash of the source text, proves which commit made them.
 | a method | one record in `methods.py`, `METHODS` |
 | a blend, a schedule, a network | one record in `paths.py`, `schedules.py`, `models.py` |
 | a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
+| a sweep | one YAML file in `sweeps/` |
+| a place for runs | one entry of `LAUNCHERS` in `launchers.py`, or a file of one's own |
 | a table, a verdict, a figure | one function in `tables.py`, `claims.py`, `plotting.py` |
 
 `CONTRIBUTING.md` explains how; `docs/tried.md` says what was tried and did not pay.

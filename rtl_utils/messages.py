@@ -1,4 +1,4 @@
-"""How error messages write the values that a user gave."""
+"""How messages write the values that a user gave, and times."""
 
 _LONGEST_VALUE = 60
 _LONGEST_MESSAGE = 1_000
@@ -20,3 +20,13 @@ def cut(text: str, longest: int = _LONGEST_MESSAGE) -> str:
     head = (longest - 5) * 2 // 3
     tail = longest - 5 - head
     return f"{text[:head]} ... {text[len(text) - tail :]}"
+
+
+def duration(seconds: float) -> str:
+    """A time as a reader says it: "40 s", "13 min", "5 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"

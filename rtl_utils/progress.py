@@ -13,6 +13,7 @@ T = TypeVar("T")
 FILE = "RTL_PROGRESS"  # environment variable: the file into which a headless kernel's bars write
 _EVERY = 0.2  # seconds between two writes into it
 _LINES = (5.0, 60.0)  # seconds between two plain lines: at first, and at most
+_BELOW = 16  # runs that are shown below the bar of a batch
 
 
 class Bar:
@@ -152,13 +153,81 @@ class Cells:
             print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
 
+class Board:
+    """How far a batch is, on stderr: in a terminal a bar, and below it what is running; else lines.
+
+    Args:
+        name: of the batch.
+        total: how many runs there are.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name = name
+        self.total = total
+        self.done = 0
+        self._started = time.monotonic()
+        self._next = self._started + _LINES[0]
+        self._bar: Any = None
+        self._below: list[Any] = []
+        if sys.stderr is not None and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=name, unit="run", file=sys.stderr)
+
+    def show(self, running: Sequence[str]) -> None:
+        """Say what is running, one text per run: its name, where it runs and how far it is."""
+        if self._bar is not None:
+            self._show_below(running[:_BELOW])
+        elif time.monotonic() >= self._next:
+            seconds = time.monotonic() - self._started
+            self._next = time.monotonic() + min(max(_LINES[0], seconds / 4), _LINES[1])
+            left = ""
+            if self.done:
+                left = f", about {_clock(seconds / self.done * (self.total - self.done))} left"
+            self.message(
+                f"{self.name}: {self.done} of {self.total} runs ({_clock(seconds)}{left})"
+                + "".join(f"\n  {text}" for text in running)
+            )
+
+    def finished(self) -> None:
+        """Say that one more run has ended."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def message(self, text: str) -> None:
+        """A line above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the lines below the bar away."""
+        for line in self._below:
+            line.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show_below(self, texts: Sequence[str]) -> None:
+        from tqdm import tqdm
+
+        while len(self._below) < len(texts):
+            position = len(self._below) + 1
+            line = tqdm(bar_format="  {desc}", position=position, leave=False, file=sys.stderr)
+            self._below.append(line)
+        for k, line in enumerate(self._below):
+            line.set_description_str(texts[k] if k < len(texts) else "")
+
+
 def _tqdm(total: int, desc: str, unit: str, leave: bool) -> Any:
     # tqdm's widget does not look at TQDM_DISABLE itself
     if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
         return None
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=desc, unit=unit, leave=leave)
+    delay = 0.0 if leave else 0.5  # a bar that goes away again is not worth a flicker
+    return tqdm(total=total, desc=desc, unit=unit, leave=leave, delay=delay)
 
 
 def _put(file: str, text: str) -> None:

@@ -56,9 +56,19 @@ def provenance(device: str, threads: int, seconds: float) -> Record:
         "device": device,
         "processor": processor(device),
         "threads": threads,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "seconds": round(seconds, 3),
     }
+
+
+def now() -> str:
+    """The time in UTC to the second, as rows and tables write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def host() -> str:
+    """Name of this machine in its network."""
+    return platform.node() or "this machine"
 
 
 def described(record: Mapping[str, Any]) -> str:

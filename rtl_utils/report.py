@@ -69,7 +69,7 @@ def _origin() -> str:
     made = described(provenance("cpu", threads=1, seconds=0.0))
     return (
         f"Written by {made}. A run that the store had already was made before; "
-        "`rtl export` writes every run's own code, versions, machine and date."
+        "`rtl results` writes every run's own code, versions, machine and date."
     )
 
 

@@ -33,6 +33,8 @@ from small_notebooks import (
 )
 
 from rtl_utils import cli, folders, headless
+from rtl_utils.cli._console import read_value
+from rtl_utils.cli._notebooks import plans
 from rtl_utils.data import DATASETS
 from rtl_utils.runs import Run, reads
 from rtl_utils.store import FINAL, Store
@@ -366,15 +368,15 @@ def test_no_bad_input_reaches_a_kernel_or_raises(course, capsys, monkeypatch, tm
     ],
 )
 def test_parameters_are_json_or_text(text, value):
-    assert cli._value("n", text) == value
+    assert read_value("n", text) == value
 
 
 def test_a_new_data_set_of_images_is_one_of_the_command(monkeypatch):
     monkeypatch.setitem(DATASETS, "mine", DATASETS["digits"])
     (notebook,) = headless.find("03")
-    assert cli._plans([notebook], "mine", {}) == [(notebook, {"dataset": "mine"})]
+    assert plans([notebook], "mine", {}) == [(notebook, {"dataset": "mine"})]
     with pytest.raises(ValueError, match=r"one of digits, cifar100, mine in 03_.*got 'synthetic'"):
-        cli._plans([notebook], "synthetic", {})
+        plans([notebook], "synthetic", {})
 
 
 @pytest.mark.kernel

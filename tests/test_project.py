@@ -14,6 +14,7 @@ import rtl_utils
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 README = (ROOT / "README.md").read_text()
 SOURCES = sorted((ROOT / "rtl_utils").rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,18 +43,25 @@ def test_every_direct_dependency_is_pinned_inside_its_range():
     from packaging.requirements import Requirement
 
     pinned = dict(line.split("==") for line in pins())
-    asked = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    asked = PROJECT["dependencies"] + EXTRAS["dev"]
     wanted = [Requirement(text) for text in asked]
     assert set(pinned) == {requirement.name for requirement in wanted}
     for requirement in wanted:
         assert pinned[requirement.name] in requirement.specifier, requirement
 
 
+def test_what_an_extra_installs_is_tested():
+    for name, texts in EXTRAS.items():
+        assert set(texts) <= set(EXTRAS["dev"]), name
+
+
 def test_what_the_package_imports_is_declared():
     from importlib.metadata import packages_distributions
 
     homes = packages_distributions()
-    declared = {re.split(r"[<>=]", text)[0].lower() for text in PROJECT["dependencies"]}
+    extras = [text for name, texts in EXTRAS.items() if name != "dev" for text in texts]
+    asked = PROJECT["dependencies"] + extras
+    declared = {re.split(r"[\[<>=]", text)[0].lower() for text in asked}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -84,7 +92,9 @@ def test_every_module_has_its_room_in_the_picture(docs):
 def test_nobody_outside_a_module_uses_its_private_names():
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rtl_utils"):
+            own = ".".join(path.parent.relative_to(ROOT).parts)  # rooms of one package know another
+            module = (isinstance(node, ast.ImportFrom) and node.module) or ""
+            if module.startswith("rtl_utils") and module != own:
                 private = [alias.name for alias in node.names if re.match("_[^_]", alias.name)]
                 assert not private, f"{path.name} imports {private}"
 

@@ -1,0 +1,350 @@
+"""`rtl batch`, `rtl runs` and `rtl results`: grids of notebooks, how they ended, their rows."""
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtl_utils.cli._console import complain, named_folder, named_values, say
+from rtl_utils.messages import cut, duration, shown
+
+if TYPE_CHECKING:  # their imports take seconds, and whoever mistypes an option need not wait
+    from rtl_utils.batch import Options, Outcome, Plan
+    from rtl_utils.store import Store, TaskRecord
+
+STATUSES = ("done", "failed", "timeout", "running", "stopped")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_NAMED = 20  # failures that a summary names
+
+
+def add_batch(commands: Any) -> None:
+    """The options of `rtl batch`."""
+    batch = commands.add_parser(
+        "batch", help="execute a grid of notebooks, many at once; what is done is skipped"
+    )
+    batch.add_argument(
+        "sweep", metavar="SWEEP", help="a file such as sweeps/table3.yaml, or table3"
+    )
+    _add_store(batch)
+    _add_where(batch.add_argument_group("where the runs are executed"))
+    _add_which(batch.add_argument_group("which runs"))
+    batch.set_defaults(call=_batch)
+
+
+def _add_where(where: Any) -> None:
+    where.add_argument(
+        "--launcher",
+        default="local",
+        metavar="NAME",
+        help="local (default), slurm, pbs, sge, lsf, htcondor, oar, or a .py file with a function "
+        "launch(request)",
+    )
+    where.add_argument(
+        "--launcher-option",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="an option of a launcher that queues jobs, such as queue, account, walltime, memory",
+    )
+    where.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a Dask scheduler that runs: tcp://host:8786"
+    )
+    where.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="runs at once (default: as many as the machine has cores; one job in a queue)",
+    )
+    where.add_argument(
+        "--cores-per-run", type=_count, default=1, metavar="N", help="for training (default: 1)"
+    )
+    where.add_argument(
+        "--gpus-per-run", type=_count_or_none, default=0, metavar="N", help="default: 0"
+    )
+
+
+def _add_which(which: Any) -> None:
+    which.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    which.add_argument("--limit", type=_count, metavar="N", help="execute at most N runs now")
+    which.add_argument(
+        "--retry-failed", action="store_true", help="execute runs again that failed or timed out"
+    )
+    which.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="TIME",
+        help="end a run that takes longer: 90 (seconds), 30m, 2h (default: no limit)",
+    )
+
+
+def add_runs(commands: Any) -> None:
+    """The options of `rtl runs`."""
+    runs = commands.add_parser("runs", help="list the runs of batches: how they ended, and where")
+    runs.add_argument("--sweep", metavar="NAME", help="only of this sweep")
+    runs.add_argument("--status", choices=STATUSES, help="only with this status")
+    _add_store(runs)
+    runs.set_defaults(call=_runs)
+
+
+def add_results(commands: Any) -> None:
+    """The options of `rtl results`."""
+    results = commands.add_parser(
+        "results",
+        aliases=["export"],
+        help="write what the stored runs measured after training, with their provenance",
+    )
+    results.add_argument(
+        "path",
+        metavar="FILE",
+        help="rows.csv or rows.parquet; with --sweep also a folder: one CSV file per seed and a "
+        "manifest",
+    )
+    results.add_argument("--sweep", metavar="NAME", help="only the runs that this sweep used")
+    results.add_argument("--note", default="", help="what the manifest says beside the facts")
+    _add_store(results)
+    results.set_defaults(call=_results)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder of the store and its notebooks (default: runs)"
+    )
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="another database for the rows: postgresql+psycopg://user@host/name (default: SQLite "
+        "in the folder)",
+    )
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from rtl_utils import batch, grid
+    from rtl_utils.progress import Bar
+
+    chosen = _options(options)
+    out = named_folder(options.out)
+    sweep = grid.read(grid.find(options.sweep))
+    store = _store(out, options.store)
+    plan = batch.plan(sweep, store, retry_failed=options.retry_failed, limit=options.limit)
+    unchecked = [*plan.waiting, *plan.later]
+    with Bar(len(unchecked), "checking parameters", "sets", leave=False) as bar:
+        grid.check(unchecked, bar.update)
+    say(_opening(plan, chosen), sys.stderr)
+    if options.dry_run:
+        for task in plan.waiting:
+            say(f"to do: {task.name}")
+        return 0
+    outcomes = batch.execute(plan, store, chosen)
+    return _summary(plan, outcomes, store)
+
+
+def _options(options: argparse.Namespace) -> "Options":
+    """How the batch is executed. Raises ValueError for options that contradict one another."""
+    from rtl_utils import launchers
+    from rtl_utils.batch import Options
+
+    given = named_values(options.launcher_option)
+    if options.scheduler is not None:
+        for name, value in (("workers", options.workers), ("launcher-option", given)):
+            if value:
+                raise ValueError(
+                    f"--{name} is for a cluster that is started here; with --scheduler the workers "
+                    "are those that it has"
+                )
+    request = launchers.Request(options.workers, options.cores_per_run, options.gpus_per_run, given)
+    if options.scheduler is None and launchers.find(options.launcher) is launchers.local:
+        launchers.room(request)  # whether this machine has it, before anything else is done
+    return Options(options.launcher, request, options.scheduler, options.timeout)
+
+
+def _opening(plan: "Plan", options: "Options") -> str:
+    """How many runs are done and to do, and how long it will take."""
+    todo = len(plan.waiting)
+    parts = [f"{len(plan.done)} done", f"{todo} to do"]
+    if plan.failed:
+        parts.insert(1, f"{len(plan.failed)} failed earlier (--retry-failed executes them again)")
+    if plan.later:
+        parts.append(f"{len(plan.later)} left for later by --limit")
+    text = f"{plan.sweep.name}: {len(plan.sweep.tasks)} runs: {', '.join(parts)}"
+    return f"{text}; {_estimate(plan, options)}" if todo else text
+
+
+def _estimate(plan: "Plan", options: "Options") -> str:
+    from rtl_utils import launchers
+
+    if plan.seconds is None:
+        return "how long they take is known after the first one"
+    workers = launchers.room(options.request) if options.launcher == "local" else None
+    workers = None if options.scheduler is not None else workers or options.request.workers
+    todo = len(plan.waiting)
+    whole = duration(plan.seconds * -(-todo // (workers or 1)))
+    at_once = f"with {workers} at once" if workers else "of one worker's time"
+    return f"about {whole} {at_once} ({duration(plan.seconds)} per run)"
+
+
+def _summary(plan: "Plan", outcomes: Mapping[str, "Outcome"], store: "Store") -> int:
+    """Say how the batch ended; returns the exit status."""
+    names = {task.key: task.name for task in plan.sweep.tasks}
+    bad = [outcome for outcome in outcomes.values() if outcome.status != "done"]
+    lines = [f"{names[o.task]}: {o.status}: {o.message}{_kept(o.kept)}" for o in bad[:_NAMED]]
+    lines += [
+        f"{task.name}: {record.status} earlier: {record.message}{_kept(record.executed, store)}"
+        for task, record in plan.failed[: _NAMED - len(lines)]
+    ]
+    for line in lines:
+        complain(line)
+    failed = len(bad) + len(plan.failed)
+    if failed > len(lines):
+        complain(f"{failed - len(lines)} more: `rtl runs --sweep {plan.sweep.name}` lists them")
+    done = len(plan.done) + len(outcomes) - len(bad)
+    say(f"{plan.sweep.name}: {done} of {len(plan.sweep.tasks)} runs done, {failed} failed")
+    say(f"Executed notebooks: {plan.folder}")
+    return 1 if failed else 0
+
+
+def _kept(path: str | None, store: "Store | None" = None) -> str:
+    if path is None:
+        return ""
+    return f" (its cells so far: {path if store is None else store.folder / path})"
+
+
+def _runs(options: argparse.Namespace) -> int:
+    out = named_folder(options.out)
+    _check_there(out, options.store)
+    store = _store(out, options.store)
+    records = store.tasks(sweep=options.sweep)
+    unfinished = [record.task for record in records if record.status == "running"]
+    held = store.leased(unfinished)
+    every = [(_status(record, held), record) for record in records]
+    listed = [(s, record) for s, record in every if options.status in (None, s)]
+    for status, record in listed:
+        say(_line(status, record, held))
+    counts = {s: sum(status == s for status, _ in listed) for s in STATUSES}
+    total = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    say(f"{len(listed)} runs{f': {total}' if total else ''}")
+    return 0
+
+
+def _status(record: "TaskRecord", held: Mapping[str, str]) -> str:
+    """A task's status; one that is running and held by nobody was stopped."""
+    return "stopped" if record.status == "running" and record.task not in held else record.status
+
+
+def _line(status: str, record: "TaskRecord", held: Mapping[str, str]) -> str:
+    took = "" if record.seconds is None else duration(record.seconds)
+    place = record.executed or held.get(record.task, "")
+    values = ", ".join(f"{k}={v}" for k, v in record.parameters.items() if k != "out")
+    name = Path(record.executed).stem if record.executed else f"{record.notebook} {cut(values, 80)}"
+    message = f"  {record.message}" if record.message else ""
+    return f"{status:8} {took:>12}  {record.sweep}  {name}  {place}{message}"
+
+
+def _results(options: argparse.Namespace) -> int:
+    from rtl_utils import exports
+    from rtl_utils.migration import migrate
+
+    out = named_folder(options.out)
+    path = Path(options.path)
+    if not path.name:
+        raise ValueError("name the file to write")
+    _check_there(out, options.store)
+    store = _store(out, options.store)
+    if not store.read_only:
+        migrate(store)
+    tasks = None if options.sweep is None else _tasks(options.sweep, store)
+    if path.suffix:
+        runs, left_out = _current(store, tasks)
+        written = exports.write_rows(runs, store, path).run.nunique()
+        old = f"; {left_out} of earlier versions are left out" if left_out else ""
+        say(f"Written: {path} ({written} runs{old})")
+        return 0
+    if tasks is None:
+        raise ValueError(
+            f"name a file that ends with .csv or .parquet; a folder, such as {shown(str(path))}, "
+            "is for the rows of one sweep: add --sweep NAME"
+        )
+    name = Path(options.sweep).stem
+    command = f"rtl batch sweeps/{name}.yaml"
+    written = exports.publish(name, store, path, command, options.note, tasks)
+    say(f"Written: {path} ({written} runs)")
+    return 0
+
+
+def _tasks(sweep: str, store: "Store") -> list[str]:
+    """Keys of a sweep's tasks: those of its file today, or all that the store knows by its name."""
+    from rtl_utils import grid
+
+    try:
+        path = grid.find(sweep)
+    except ValueError:
+        found = [record.task for record in store.tasks(sweep=Path(sweep).stem)]
+        if not found:
+            raise
+        return found
+    return [task.key for task in grid.read(path).tasks]
+
+
+def _current(store: "Store", tasks: Sequence[str] | None) -> tuple[list[str], int]:
+    """Runs of these tasks, or of the whole store, that are of today; and how many are not."""
+    from rtl_utils.runs import Run
+
+    specs = store.specs()
+    wanted = set(specs)
+    if tasks is not None:
+        wanted = {run for runs in store.runs_of(tasks).values() for run in runs} & set(specs)
+    found = []
+    for key in wanted:
+        with suppress(AttributeError, KeyError, TypeError, ValueError):  # of another version
+            if Run.of(specs[key]).key == key:
+                found.append(key)
+    if not found:
+        what = "the sweep" if tasks is not None else "this version"
+        raise ValueError(f"{store.folder} holds no runs of {what} ({len(wanted)} of earlier ones)")
+    return found, len(wanted) - len(found)
+
+
+def _store(out: Path, url: str | None) -> "Store":
+    from rtl_utils.store import Store
+
+    if url is not None and "://" not in url:
+        raise ValueError(
+            "--store must be the URL of a database, such as postgresql+psycopg://user@host/name; "
+            f"a folder is named with --out; got {shown(url)}"
+        )
+    return Store(out, url)
+
+
+def _check_there(out: Path, url: str | None) -> None:
+    """Raises ValueError where there is no store to read."""
+    if url is None and not (out / "results.db").is_file():
+        raise ValueError(
+            f"{out} holds no results.db; name the folder that the notebooks' parameter `out`, or "
+            "the --out of `rtl batch`, named"
+        )
+
+
+def _count(text: str) -> int:
+    number = _count_or_none(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more; got {shown(text)}")
+    return number
+
+
+def _count_or_none(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"must be a whole number; got {shown(text)}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """A time in seconds: "90", "1.5h", "30m"."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smh]?)", text)
+    if found is None or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(
+            f"must be a time, positive, such as 90 (seconds), 30m or 2h; got {shown(text)}"
+        )
+    return float(found[1]) * _UNITS[found[2]]

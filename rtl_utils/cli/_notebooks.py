@@ -1,0 +1,150 @@
+"""`rtl run` and `rtl refresh`: the course's notebooks, one after the other."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rtl_utils import folders
+from rtl_utils.cli._console import complain, named_folder, named_values, say
+from rtl_utils.messages import shown
+
+_TITLE = "Robust transfer learning"
+
+
+def add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run", help="execute the notebooks and write one HTML page of their figures and tables"
+    )
+    run.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="images of notebooks 03 and later, such as cifar100 (default: digits, "
+        "which needs no download)",
+    )
+    run.add_argument("--notebook", metavar="05", help="only notebooks whose name starts so")
+    run.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a notebook parameter, as JSON or text; may be repeated",
+    )
+    run.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="folder for executed notebooks and the page (default: runs/latest)",
+    )
+    run.set_defaults(call=_run)
+
+
+def add_refresh(commands: Any) -> None:
+    refresh = commands.add_parser(
+        "refresh", help="execute notebooks with their defaults and store the outputs in notebooks/"
+    )
+    refresh.add_argument("--notebook", metavar="05", help="only notebooks whose name starts so")
+    refresh.set_defaults(call=_refresh)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rtl_utils import headless
+
+    out = named_folder(options.out, "latest")
+    given = named_values(options.parameter)
+    planned = plans(headless.find(options.notebook), options.dataset, given)
+    for path, parameters in planned:
+        headless.check_parameters(path, parameters)
+    page = out / "index.html"
+    out.mkdir(parents=True, exist_ok=True)
+    done = []
+    with headless.claim(page):
+        for path, _ in planned:
+            headless.forget(path, out)
+        page.unlink(missing_ok=True)  # the one of an earlier run would look like this one's
+        try:
+            for path, parameters in planned:
+                done.append(headless.execute(path, parameters, out))
+        except headless.NotebookFailed as error:
+            complain(str(error))
+            return 1
+        _write_page(done, page)
+    return 0
+
+
+def plans(
+    notebooks: Sequence[Path], dataset: str | None, given: Mapping[str, Any]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Every notebook with its parameters.
+
+    The data set reaches the notebooks that can run on several; the others keep theirs.
+    """
+    from rtl_utils import headless
+    from rtl_utils.data import image_datasets
+
+    if dataset is not None and given.get("dataset", dataset) != dataset:
+        raise ValueError(
+            f"--dataset {dataset} and -p dataset {shown(given['dataset'])} are not the same"
+        )
+    wanted = dict(given) if dataset is None else {**given, "dataset": dataset}
+    own = {path: headless.default_parameters(path).get("dataset") for path in notebooks}
+    images = image_datasets()  # a notebook on another data set runs on nothing else
+    several = any(name in images for name in own.values())
+    found = []
+    for path, name in own.items():
+        chosen = dict(wanted)
+        if "dataset" in chosen:
+            fixed = name not in images and (name is not None or several)
+            if not fixed:
+                _check_dataset(path, chosen["dataset"])
+            elif chosen.pop("dataset") != name:
+                has = f"one data set, {name}, and keeps it" if name else "no data set to choose"
+                say(f"{path.stem} has {has}", sys.stderr)
+        found.append((path, chosen))
+    return found
+
+
+def _check_dataset(notebook: Path, dataset: Any) -> None:
+    """Raises ValueError for a data set that the notebook would refuse after others have trained."""
+    from rtl_utils.data import image_datasets
+
+    names = image_datasets()
+    if dataset not in names:
+        raise ValueError(
+            f"dataset must be one of {', '.join(names)} in {notebook.stem}; got {shown(dataset)}"
+        )
+
+
+def _write_page(notebooks: Sequence[Path], path: Path) -> None:
+    from rtl_utils import report
+
+    page = report.write_page(notebooks, path, " · ".join([_TITLE, *_datasets(notebooks)]))
+    say(f"Executed notebooks: {path.parent}")
+    if page.figures or page.tables:
+        say(f"Every figure and table: {page.path}")
+    else:
+        say(f"No notebook shows a figure or a table; what they print: {page.path}")
+
+
+def _datasets(notebooks: Sequence[Path]) -> list[str]:
+    """Titles of the data sets that executed notebooks ran on."""
+    from rtl_utils import headless
+    from rtl_utils.data import DATASETS
+
+    names = [headless.parameters_of(notebook).get("dataset") for notebook in notebooks]
+    known = dict.fromkeys(name for name in names if isinstance(name, str))
+    return [DATASETS[name].title if name in DATASETS else name for name in known]
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from rtl_utils import headless
+
+    for path in headless.find(options.notebook):
+        try:
+            headless.refresh(path, folders.root() / "runs" / "refresh")
+        except headless.NotebookFailed as error:
+            complain(str(error))
+            return 1
+    return 0

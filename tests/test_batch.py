@@ -1,0 +1,359 @@
+"""`rtl batch` as a user calls it: real kernels, real trainings, real kills."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import psutil
+import pytest
+import small_batch
+from small_batch import executed, rtl, start
+from small_notebooks import descendants, lives, printed, wait_for
+
+from rtl_utils import batch, cli, grid
+from rtl_utils.store import Store
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+RUNS_PER_SEED = {"backbone", "scratch", "ft"}
+MADE = ["commit", "clean", "date", "seconds"]  # what differs from one training to the next
+
+
+def rows_of(out, *options):
+    """What `rtl results` writes, without what differs from one training to the next."""
+    path = out / "rows.csv"
+    done = rtl("results", path, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    return pd.read_csv(path, dtype={"run": str}).drop(columns=MADE)
+
+
+def assert_complete(rows, seeds):
+    """Every run of every seed once, with all its values once."""
+    assert not rows.duplicated(["run", "metric"]).any()
+    runs = rows.drop_duplicates("run").groupby("seed").method.agg(sorted)
+    assert runs.to_dict() == {seed: sorted(RUNS_PER_SEED) for seed in seeds}
+
+
+def assert_nothing_is_left(processes):
+    wait_for(lambda: not any(lives(p) for p in processes), seconds=15)
+    assert [p for p in processes if lives(p)] == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A sweep of four seeds that was executed: (its file, its store, what `rtl batch` said)."""
+    folder = tmp_path_factory.mktemp("finished")
+    sweep = small_batch.write(folder)
+    out = folder / "store"
+    done = rtl("batch", sweep, "--out", out)
+    return sweep, out, done
+
+
+@pytest.fixture(scope="module")
+def reference(finished):
+    return rows_of(finished[1])
+
+
+# What a batch leaves
+
+
+def test_every_task_becomes_a_notebook_and_its_rows(finished, reference):
+    _, out, done = finished
+    assert done.returncode == 0, done.stderr
+    assert "small: 4 of 4 runs done, 0 failed" in done.stdout
+    assert sorted(executed(out)) == [0, 1, 2, 3]
+    assert_complete(reference, range(4))
+    for path in executed(out).values():
+        assert printed(path).split()[0] == "1"  # the cores of a task
+
+
+def test_a_finished_batch_is_skipped_and_its_runs_are_listed(finished):
+    sweep, out, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in executed(out).values()}
+    again = rtl("batch", sweep, "--out", out)
+    assert again.returncode == 0
+    assert "4 runs: 4 done, 0 to do" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in executed(out).values()} == before
+    listed = rtl("runs", "--out", out, "--status", "done", "--sweep", "small").stdout
+    assert listed.count("small  ") == 4
+    assert "4 runs: 4 done" in listed
+    assert rtl("runs", "--out", out, "--status", "failed").stdout == "0 runs\n"
+
+
+def test_results_are_tidy_files_with_provenance(finished, reference, tmp_path):
+    _, out, _ = finished
+    assert rtl("results", tmp_path / "rows.parquet", "--out", out).returncode == 0
+    rows = pd.read_parquet(tmp_path / "rows.parquet")
+    assert {*MADE, "processor", "threads", "torch"} <= set(rows)
+    assert sorted(rows.run) == sorted(reference.run)
+    assert rtl("results", tmp_path / "small", "--sweep", "small", "--out", out).returncode == 0
+    manifest = json.loads((tmp_path / "small" / "manifest.json").read_text())
+    assert manifest["runs_per_seed"] == {str(seed): 3 for seed in range(4)}
+    assert len(list((tmp_path / "small").glob("seed-*.csv"))) == 4
+
+
+def test_what_was_deleted_is_made_again_and_nothing_else(finished, reference, tmp_path):
+    sweep, out, _ = finished
+    executed(out)[2].unlink()
+    again = rtl("batch", sweep, "--out", out)
+    assert "3 done, 1 to do; about" in again.stderr  # an estimate, as others were executed
+    assert again.returncode == 0
+    assert sorted(executed(out)) == [0, 1, 2, 3]
+    pd.testing.assert_frame_equal(rows_of(out), reference)
+
+
+# Parameters
+
+
+def test_a_wrong_value_in_the_last_set_stops_everything_before_any_kernel(tmp_path):
+    sweep = small_batch.write(tmp_path, grid={"seeds": [0, 1], "lr": [0.01, -1]})
+    refused = rtl("batch", sweep, "--out", tmp_path / "store")
+    assert refused.returncode == 2
+    assert "lr must be a number, positive; got -1" in refused.stderr
+    assert not (tmp_path / "store" / "batch").exists()
+
+
+def test_a_dry_run_says_what_would_be_done(tmp_path):
+    sweep = small_batch.write(tmp_path, grid={"seeds": [0, 1, 2]})
+    said = rtl("batch", sweep, "--out", tmp_path / "store", "--dry-run", "--limit", "2")
+    assert said.returncode == 0
+    assert said.stdout.count("to do: ") == 2
+    assert "3 runs: 0 done, 2 to do, 1 left for later by --limit" in said.stderr
+    assert not (tmp_path / "store" / "batch").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--launcher", "torque"], "--launcher must be one of local, slurm"),
+        (["--cores-per-run", "999"], "--cores-per-run must be at most"),
+        (["--gpus-per-run", "99"], "GPUs each are asked for, and this machine has"),
+        (["--timeout", "soon"], "must be a time, positive, such as 90"),
+        (["--limit", "0"], "must be a whole number, 1 or more; got '0'"),
+        (["--store", "runs"], "--store must be the URL of a database"),
+        (["--scheduler", "tcp://127.0.0.1:9", "--workers", "2"], "with --scheduler the workers"),
+    ],
+)
+def test_wrong_options_are_one_sentence(options, said, tmp_path, capsys):
+    sweep = str(small_batch.write(tmp_path))
+    assert cli.main(["batch", sweep, "--out", str(tmp_path / "store"), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rtl: ") and said in line
+    assert not (tmp_path / "store").exists()
+
+
+# Failures
+
+
+def test_a_failed_run_is_named_the_others_go_on_and_it_can_be_retried(tmp_path):
+    odd = "if seeds[0] % 2:\n    raise ValueError('no luck')"
+    sweep = small_batch.write(tmp_path, odd)
+    out = tmp_path / "store"
+    done = rtl("batch", sweep, "--out", out)
+    assert done.returncode == 1
+    assert "2 of 4 runs done, 2 failed" in done.stdout
+    said = [line for line in done.stderr.splitlines() if line.startswith("rtl: ")]
+    assert len(said) == 2
+    for line in said:
+        assert "ValueError: no luck" in line
+        (kept,) = re.findall(r"its cells so far: (.*\.ipynb)\)", line)
+        assert os.path.exists(kept)
+    again = rtl("batch", sweep, "--out", out)
+    assert again.returncode == 1
+    assert "2 done, 2 failed earlier (--retry-failed executes them again), 0 to do" in again.stderr
+    assert rtl("runs", "--out", out, "--status", "failed").stdout.count("no luck") == 2
+    retried = rtl("batch", sweep, "--out", out, "--retry-failed")
+    assert "2 done, 2 to do" in retried.stderr
+    assert retried.returncode == 1
+
+
+def test_a_run_past_its_time_is_ended_and_marked(tmp_path):
+    sweep = small_batch.write(tmp_path, "time.sleep(600)", grid={"seeds": [0]})
+    done = rtl("batch", sweep, "--out", tmp_path / "store", "--timeout", "12s")
+    assert done.returncode == 1
+    assert re.search(r"timeout: in cell \[\d\]: it ran longer than 12 s", done.stderr)
+    assert "1 timeout" in rtl("runs", "--out", tmp_path / "store").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_within_seconds_and_says_how_to_carry_on(number, tmp_path):
+    sweep = small_batch.write(tmp_path, "time.sleep(600)", grid={"seeds": [0, 1]})
+    out = tmp_path / "store"
+    process = start("batch", sweep, "--out", out, start_new_session=True)
+    assert wait_for(lambda: Store(out).tasks(status="running"))
+    time.sleep(3)
+    left = descendants(process.pid)
+    began = time.monotonic()
+    os.killpg(process.pid, number)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 128 + number
+    assert "rtl: stopped; the same command carries on where it stopped" in said
+    assert "Traceback" not in said and len(said.splitlines()) <= 8, said
+    assert_nothing_is_left(left)
+    assert "2 stopped" in rtl("runs", "--out", out).stdout
+
+
+def test_kills_at_random_moments_lose_and_double_nothing(reference, tmp_path):
+    draw = random.Random(0)
+    sweep = small_batch.write(tmp_path)
+    out = tmp_path / "store"
+    for _ in range(10):
+        process = start("batch", sweep, "--out", out, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(2, 9))
+        family = [psutil.Process(process.pid), *descendants(process.pid)]
+        victim = draw.choice(family)
+        victim.kill()
+        time.sleep(0.5)
+        process.kill()
+        process.communicate()
+        assert_nothing_is_left(family)
+    done = rtl("batch", sweep, "--out", out, "--retry-failed")
+    assert done.returncode == 0, done.stderr
+    assert sorted(executed(out)) == [0, 1, 2, 3]
+    pd.testing.assert_frame_equal(rows_of(out), reference)
+    assert not list((out / "weights").glob("*.partial"))
+
+
+def test_a_killed_worker_or_kernel_is_replaced(reference, tmp_path):
+    sweep = small_batch.write(tmp_path, "time.sleep(2)")
+    out = tmp_path / "store"
+    process = start("batch", sweep, "--out", out)
+    assert wait_for(lambda: len(Store(out).tasks(status="running")) == 2)
+    worker = next(p for p in descendants(process.pid) if "spawn_main" in " ".join(p.cmdline()))
+    worker.kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    pd.testing.assert_frame_equal(rows_of(out), reference)
+
+
+# Company
+
+
+def test_two_batches_of_one_sweep_share_the_work(reference, tmp_path):
+    log = tmp_path / "log"
+    mark = f"open({str(log)!r}, 'a').write(f'{{seeds[0]}}\\n'); time.sleep(1)"
+    sweep = small_batch.write(tmp_path, mark)
+    out = tmp_path / "store"
+    both = [start("batch", sweep, "--out", out, "--workers", "1") for _ in range(2)]
+    said = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all("4 of 4 runs done, 0 failed" in text for text, _ in said)
+    assert sorted(log.read_text().split()) == ["0", "1", "2", "3"]  # each was executed once
+    pd.testing.assert_frame_equal(rows_of(out), reference)
+
+
+def test_a_backbone_that_tasks_share_is_trained_once(tmp_path):
+    # the rate of the transfers differs; that of the backbone does not
+    train = (
+        "from dataclasses import replace\nfrom rtl_utils.training import Sgd\n"
+        "settings = replace(settings, source_sgd=Sgd(epochs=1, batch_size=5))\n"
+    )
+    grid = {"seeds": [0], "lr": [0.01, 0.02]}
+    sweep = small_batch.write(tmp_path, grid=grid, train=train + small_batch.TRAIN)
+    done = rtl("batch", sweep, "--out", tmp_path / "store")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path / "store").drop_duplicates("run")
+    assert rows.method.value_counts().to_dict() == {"scratch": 2, "ft": 2, "backbone": 1}
+
+
+# Where tasks run
+
+
+def test_a_scheduler_that_runs_already_and_one_that_does_not(tmp_path):
+    sweep = small_batch.write(tmp_path, grid={"seeds": [0]})
+    file = tmp_path / "scheduler.json"
+    tools = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    tools += ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)]
+    worker += ["--nthreads", "1", "--no-dashboard"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen(command, **quiet) for command in (tools, worker)]
+    try:
+        assert wait_for(file.exists)
+        address = json.loads(file.read_text())["address"]
+        done = rtl("batch", sweep, "--out", tmp_path / "store", "--scheduler", address)
+        assert done.returncode == 0, done.stderr
+        assert "1 of 1 runs done" in done.stdout
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+    gone = rtl("batch", sweep, "--out", tmp_path / "other", "--scheduler", address)
+    assert gone.returncode == 2
+    assert "does not answer" in gone.stderr and "Traceback" not in gone.stderr
+
+
+def test_slurm_jobs_execute_tasks(tmp_path, monkeypatch):
+    """With a stand-in for sbatch that runs the job's script here."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    job = tmp_path / "job.sh"  # sbatch keeps a copy of the script, which is then removed
+    script = f'cp "$1" "{job}"; (setsid sh "{job}" >/dev/null 2>&1 &)\necho "Submitted batch job 7"'
+    for name, text in {"sbatch": script, "scancel": "true"}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    sweep = small_batch.write(tmp_path, grid={"seeds": [0]})
+    options = [("queue", "long"), ("walltime", "01:00:00"), ("interface", "lo")]
+    given = [word for pair in options for word in ("--launcher-option", *pair)]
+    done = rtl("batch", sweep, "--out", tmp_path / "store", "--launcher", "slurm", *given)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs done" in done.stdout
+    asked = job.read_text()
+    for line in ("-p long", "-t 01:00:00", "--cpus-per-task=1"):
+        assert f"#SBATCH {line}\n" in asked
+
+
+def test_a_launcher_of_ones_own_is_a_file_with_a_function(tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "from rtl_utils import launchers\n"
+        "def launch(request):\n    return launchers.local(request._replace(workers=1))\n"
+    )
+    sweep = small_batch.write(tmp_path, grid={"seeds": [0]})
+    done = rtl("batch", sweep, "--out", tmp_path / "store", "--launcher", own)
+    assert "1 of 1 runs done" in done.stdout
+    own.write_text("def start(request): pass\n")
+    refused = rtl("batch", sweep, "--out", tmp_path / "store", "--launcher", own)
+    assert refused.returncode == 2
+    assert "must define a function `launch(request)`" in refused.stderr
+
+
+def test_every_run_sees_gpus_of_its_own(tmp_path):
+    sweep = small_batch.write(tmp_path, "time.sleep(2)", grid={"seeds": [0, 1]})
+    out = tmp_path / "store"
+    four = {"CUDA_VISIBLE_DEVICES": "3,5,6,7"}
+    done = rtl("batch", sweep, "--out", out, "--gpus-per-run", "2", environment=four)
+    assert done.returncode == 0, done.stderr
+    seen = {printed(path).split()[1] for path in executed(out).values()}
+    assert seen == {"3,5", "6,7"}
+
+
+# Progress
+
+
+def test_the_running_cell_says_how_far_it_is(tmp_path):
+    training = (
+        "from rtl_utils.progress import track\n"
+        "for _ in track(range(100), 'transfers', 'runs'): time.sleep(0.1)"
+    )
+    sweep = small_batch.write(tmp_path, training, grid={"seeds": [0]})
+    done = rtl("batch", sweep, "--out", tmp_path / "store")
+    assert re.search(r"small: 0 of 1 runs \(0:\d\d\)", done.stderr)
+    assert re.search(
+        r"  09-seeds=0 \(.*worker 0\): cell \d of 7, transfers \d+/100 runs", done.stderr
+    ), done.stderr
+
+
+def test_a_plan_asks_for_nothing_that_is_done(finished):
+    sweep, out, _ = finished
+    plan = batch.plan(grid.read(sweep), Store(out))
+    assert len(plan.done) == 4 and not plan.waiting and not plan.failed
+    assert plan.seconds > 0
