@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 RTL := $(BIN)/python -m rtl_utils.cli
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
 
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"
@@ -15,17 +16,17 @@ run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05
 batch: here              ## SWEEP=table3, a name in sweeps/ or a YAML file; OPTIONS="--limit 10" for more
 	$(RTL) batch '$(SWEEP)' $(OPTIONS)
 
-check: here              ## lint, types, and the tests that need no kernel: two minutes on two idle cores
+check: here              ## lint, types, and the tests that need no kernel: a minute on two idle cores
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
-	$(DATA) $(BIN)/python -m pytest -q -m "not kernel and not slow"
+	$(DATA) $(PYTEST) -q -m "not kernel and not slow"
 
 test: here               ## lint, types, and every test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
-	$(DATA) $(BIN)/python -m pytest
+	$(DATA) $(PYTEST)
 
 lab: here                ## JupyterLab in the notebooks' folder
 	$(DATA) $(BIN)/python -m jupyterlab --notebook-dir=notebooks

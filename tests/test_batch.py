@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,6 +232,61 @@ def test_a_killed_worker_or_kernel_is_replaced(reference, tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     pd.testing.assert_frame_equal(rows_of(out), reference)
+
+
+# Disks and databases
+
+
+def test_a_full_disk_stops_with_a_sentence_and_the_same_command_carries_on(
+    small_disk, reference, tmp_path
+):
+    sweep = small_batch.write(tmp_path)
+    out = small_disk("-o", "remount,size=1m")
+    stopped = rtl("batch", sweep, "--out", out)
+    assert stopped.returncode in (1, 2)
+    last = stopped.stderr.splitlines()[-1]
+    assert last.startswith("rtl: ") and "the disk is full" in last
+    assert "Traceback" not in stopped.stderr
+    assert not list(out.rglob("*.partial"))
+    small_disk("-o", "remount,size=200m")
+    done = rtl("batch", sweep, "--out", out, "--retry-failed")
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(rows_of(out), reference)
+
+
+def test_a_finished_store_on_a_read_only_disk_can_be_read(
+    finished, small_disk, reference, tmp_path
+):
+    sweep, out, _ = finished
+    there = small_disk("-o", "remount,size=200m") / "store"
+    shutil.copytree(out, there)
+    small_disk("-o", "remount,ro")
+    again = rtl("batch", sweep, "--out", there)
+    assert again.returncode == 0, again.stderr
+    assert "4 of 4 runs done" in again.stdout
+    assert "4 runs: 4 done" in rtl("runs", "--out", there).stdout
+    assert rtl("results", tmp_path / "rows.csv", "--out", there).returncode == 0
+    rows = pd.read_csv(tmp_path / "rows.csv", dtype={"run": str}).drop(columns=MADE)
+    pd.testing.assert_frame_equal(rows, reference)
+    (more := tmp_path / "more").mkdir()
+    refused = rtl("batch", small_batch.write(more, name="more"), "--out", there)
+    assert refused.returncode == 2
+    assert "read" in refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
+
+
+def test_a_database_that_goes_away_in_the_middle_costs_nothing(postgres, reference, tmp_path):
+    sweep = small_batch.write(tmp_path, "time.sleep(1)")
+    out = tmp_path / "store"
+    process = start("batch", sweep, "--out", out, "--store", postgres.url)
+    store = Store(out, postgres.url)
+    assert wait_for(lambda: store.tasks(status="done"))
+    postgres.stop()
+    time.sleep(3)
+    postgres.start()
+    _, said = process.communicate(timeout=150)
+    assert process.returncode == 0, said
+    assert not (out / "results.db").exists()
+    pd.testing.assert_frame_equal(rows_of(out, "--store", postgres.url), reference)
 
 
 # Company

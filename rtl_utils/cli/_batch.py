@@ -255,7 +255,7 @@ def _results(options: argparse.Namespace) -> int:
     store = _store(out, options.store)
     if not store.read_only:
         migrate(store)
-    tasks = None if options.sweep is None else _tasks(options.sweep, store)
+    tasks, note = (None, "") if options.sweep is None else _asked(options.sweep, store)
     if path.suffix:
         runs, left_out = _current(store, tasks)
         written = exports.write_rows(runs, store, path).run.nunique()
@@ -269,23 +269,24 @@ def _results(options: argparse.Namespace) -> int:
         )
     name = Path(options.sweep).stem
     command = f"rtl batch sweeps/{name}.yaml"
-    written = exports.publish(name, store, path, command, options.note, tasks)
+    written = exports.publish(name, store, path, command, options.note or note, tasks)
     say(f"Written: {path} ({written} runs)")
     return 0
 
 
-def _tasks(sweep: str, store: "Store") -> list[str]:
-    """Keys of a sweep's tasks: those of its file today, or all that the store knows by its name."""
+def _asked(sweep: str, store: "Store") -> tuple[list[str], str]:
+    """Keys of a sweep's tasks, and its note: as its file has them, or as the store knows them."""
     from rtl_utils import grid
 
     try:
         path = grid.find(sweep)
-    except ValueError:
+    except ValueError:  # executed elsewhere, or the file is gone
         found = [record.task for record in store.tasks(sweep=Path(sweep).stem)]
         if not found:
             raise
-        return found
-    return [task.key for task in grid.read(path).tasks]
+        return found, ""
+    read = grid.read(path)
+    return [task.key for task in read.tasks], read.note
 
 
 def _current(store: "Store", tasks: Sequence[str] | None) -> tuple[list[str], int]:
