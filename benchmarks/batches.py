@@ -177,10 +177,14 @@ def _write(folder: str, url: str | None, writer: int) -> None:
 def _on_postgresql() -> Figure:
     """The same on a PostgreSQL server that is started for it."""
     sys.path.append(str(folders.root() / "tests"))
-    from postgres_server import Server
+    from small_postgres import Postgres
 
-    with tempfile.TemporaryDirectory() as place, Server(Path(place)) as server:
-        return writing(server.database())
+    with tempfile.TemporaryDirectory() as place:
+        server = Postgres(Path(place))
+        try:
+            return writing(server.new())
+        finally:
+            server.stop()
 
 
 def _sweep(place: Path, count: int) -> grid.Sweep:

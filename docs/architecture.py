@@ -11,10 +11,10 @@ PACKAGE = HERE.parent / "rtl_utils"
 
 # From the ground up: a module imports only from those before it.
 ORDER = (
-    ("messages", "folders", "progress", "randomness", "provenance"),
-    ("data",),
-    ("models", "couplings", "schedules"),
-    ("paths",),
+    ("messages", "folders", "progress", "randomness", "provenance", "_launch"),
+    ("sheets", "data", "launchers", "_fork"),
+    ("models", "couplings", "schedules", "forks"),
+    ("paths", "kernels"),
     ("lengths", "training"),
     ("coupled", "heads"),
     ("methods", "probing"),
@@ -24,16 +24,11 @@ ORDER = (
     ("statistics", "paper"),
     ("distances",),
     ("tables",),
-    ("claims",),
+    ("claims", "exports"),
     ("plotting",),
     ("settings",),
-    ("_launch",),
-    ("_fork",),
-    ("forks",),
-    ("kernels",),
-    ("headless", "report"),
-    ("sheets", "launchers"),
-    ("grid", "exports"),
+    ("headless",),
+    ("grid", "report"),
     ("batch",),
     ("cli",),
 )
@@ -50,7 +45,7 @@ GROUPS = {
 COLOURS = dict(
     zip(
         GROUPS,
-        ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#BBBBBB"),
+        ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#E8906A", "#7FB2D9", "#BBBBBB"),
         strict=True,
     )
 )
@@ -218,7 +213,7 @@ when it ends; its kernel dies with its worker, and its worker with the batch.
 def main() -> None:
     """Write page and picture."""
     (HERE / "architecture.md").write_text(page())
-    figure, ax = plt.subplots(figsize=(11, 10))
+    figure, ax = plt.subplots(figsize=(11, 11.5))
     draw(ax)
     figure.savefig(HERE / "architecture.png", dpi=110, bbox_inches="tight")
 

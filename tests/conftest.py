@@ -1,21 +1,17 @@
 """Fixtures that several test files share: small tasks, the real CIFAR-100, small valid copies."""
 
 import os
-import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
-from itertools import count
 from pathlib import Path
 
 import numpy as np
-import psycopg
 import pytest
 import torch
 from hypothesis import settings
+from small_postgres import Postgres
 
 from rtl_utils.data import DATASETS, PATCHES, DataSet, Patch, Task
 from rtl_utils.data.cifar100 import SUPERCLASSES
@@ -141,71 +137,6 @@ def toy_patch(monkeypatch) -> str:
 
     monkeypatch.setitem(PATCHES, "red", Patch(red))
     return "red"
-
-
-class Postgres:
-    """A real server in a temporary folder, which can be stopped and started.
-
-    It refuses to run as root, so there it runs as the user `postgres`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-        where = str(found[-1]) if found else shutil.which("initdb")
-        assert where, "the tests need PostgreSQL: apt-get install postgresql"
-        self.programs = Path(where).parent
-        self.folder = folder
-        self.user = "postgres"
-        self.names = count()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        if os.geteuid() == 0:
-            found = pwd.getpwnam(self.user)
-            os.chown(folder, found.pw_uid, found.pw_gid)
-        made = self.program("initdb", "--auth=trust", f"--username={self.user}", "--no-sync")
-        output, _ = made.communicate(timeout=60)
-        assert made.returncode == 0, output
-        self.start()
-
-    def program(self, name: str, *options: str) -> subprocess.Popen:
-        ends_with_us = ["setpriv", "--pdeathsig", "SIGQUIT"] if shutil.which("setpriv") else []
-        if os.geteuid() == 0:
-            ends_with_us += [f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"]
-        return subprocess.Popen(
-            [*ends_with_us, str(self.programs / name), "-D", str(self.folder / "data"), *options],
-            cwd=self.folder,
-            stdout=subprocess.PIPE if name == "initdb" else subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def start(self) -> None:
-        settings = ("fsync=off", "listen_addresses=127.0.0.1", f"port={self.port}")
-        options = [part for setting in settings for part in ("-c", setting)]
-        self.process = self.program("postgres", *options, "-k", str(self.folder))
-        until = time.monotonic() + 60
-        while True:
-            try:
-                psycopg.connect(self.address("postgres")).close()
-                return
-            except psycopg.OperationalError:
-                assert self.process.poll() is None and time.monotonic() < until
-                time.sleep(0.05)
-
-    def stop(self, how: int = signal.SIGINT) -> None:
-        self.process.send_signal(how)  # both end open connections
-        self.process.wait(timeout=60)
-
-    def address(self, database: str) -> str:
-        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
-
-    def new(self) -> str:
-        """URL of a new, empty database."""
-        name = f"store{next(self.names)}"
-        with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return self.address(name).replace("postgresql:", "postgresql+psycopg:")
 
 
 @pytest.fixture(scope="session")
