@@ -2,16 +2,15 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from rtl_utils import methods, probing
 from rtl_utils.data import Shortcut, Task, plant, soft_labels
-from rtl_utils.folders import whole_file
 from rtl_utils.methods import Plan
 from rtl_utils.migration import migrate
 from rtl_utils.models import Net, build, predict
@@ -31,7 +30,7 @@ from rtl_utils.schedules import CONSTANT, IsoClassification
 from rtl_utils.store import FINAL, DamagedRunsWarning, Row, Store
 from rtl_utils.training import History, Replica, TrainingDiverged, example_loss, one_thread
 
-__all__ = ["FINAL", "Run", "check", "export", "frame", "measure", "network", "run", "tasks"]
+__all__ = ["FINAL", "Run", "check", "frame", "measure", "network", "run", "tasks"]
 
 _NAMED = 3  # damaged runs that a warning names
 _POLL = 1.0  # seconds between two looks at what another process trains
@@ -64,7 +63,7 @@ def run(
     backbones = list(dict.fromkeys(_backbone(r) for r in wanted if _starts_from_backbone(r)))
     missing = _missing([*wanted, *backbones], store)
     check(missing)
-    store.use(dict.fromkeys(r.key for r in [*backbones, *wanted]))
+    store.use((r.key, asdict(r)) for r in [*backbones, *wanted])
     keys = {r.key for r in missing}
     _train([r for r in backbones if r.key in keys], store, device, "backbones")
     diverged = _diverged(backbones, store)
@@ -114,26 +113,6 @@ def frame(runs: Sequence[Run], store: Store) -> pd.DataFrame:
     rows = described.merge(values, on="run")
     rows = rows.sort_values(["order", "metric", "epoch"], ignore_index=True, kind="stable")
     return rows.drop(columns="order")
-
-
-def export(runs: Iterable[Run], store: Store, path: Path) -> pd.DataFrame:
-    """Write the values after training of some runs as one CSV file with their provenance.
-
-    Args:
-        runs: which; those that the store lacks are left out.
-        store: that holds them.
-        path: of the file; its folder is made, and it appears whole or not at all.
-
-    Returns:
-        What was written, in an order that depends on the values alone.
-    """
-    rows = frame(list(runs), store)
-    final = rows[rows.epoch == FINAL].drop(columns="epoch") if len(rows) else rows
-    by = ["dataset", "source", "target", "method", "seed", "run", "metric"]
-    final = final.sort_values([name for name in by if name in final], ignore_index=True)
-    with whole_file(path) as temporary:
-        final.to_csv(temporary, index=False, float_format="%.6g")
-    return final
 
 
 def network(run: Run, store: Store) -> Net:
@@ -298,27 +277,41 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
     if not runs:
         return
     revision()  # before the training, so that it is the code that was loaded
+    keys = [r.key for r in runs]  # and so are these: a file of data may be replaced meanwhile
+    read = [reads(r) for r in runs]
     plans = [_plan(r, store) for r in runs]
 
     def done(row: int, history: History) -> None:
         r = runs[row]
         planned = plans[row]
-        weights = store.save_weights(r.key, planned.net.cpu())
+        net = planned.net.cpu()
         with one_thread():
             rows = _rows(r, planned, history)
+        _check_data(r, read[row])
+        weights = store.save_weights(keys[row], net)
         made = provenance(device, threads=1, seconds=history.seconds)
         store.save(
-            r.key,
+            keys[row],
             asdict(r),
             rows,
             message=history.diverged,
             provenance=made,
-            reads=reads(r),
+            reads=read[row],
             weights=weights,  # the row comes second: its digest decides which file counts
         )
 
     with suppress(TrainingDiverged):  # stored as diverged by `done`
         methods.train(plans, device=device, on_done=done, label=label)
+
+
+def _check_data(run: Run, read: Mapping[str, Any]) -> None:
+    """Raises ValueError if what the run reads is no longer what it read before its training."""
+    if reads(run) != read:
+        raise ValueError(
+            f"the data of {run.dataset} were replaced while {run.method} on "
+            f"{run.target or run.source}, seed {run.seed}, was trained, so nothing of it is kept; "
+            "run the same command again"
+        )
 
 
 def _plan(run: Run, store: Store) -> Plan:

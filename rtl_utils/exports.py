@@ -1,10 +1,11 @@
 """Stored runs as files: one CSV or Parquet file, or a folder of `results/` with its manifest."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -21,14 +22,30 @@ _ORDER = (
 _EMPTY = pd.DataFrame()
 _FORMATS = (".csv", ".parquet")
 
+Asked = tuple[str, Mapping[str, Any]]  # key of a run, and its record as it was asked for
 
-def rows_of(runs: Iterable[Run | str], store: Store) -> pd.DataFrame:
+
+class Published(NamedTuple):
+    """What `publish` did.
+
+    Args:
+        runs: how many were written.
+        unfinished: seeds of which a task is not done, or the store lacks a run.
+        kept: those among them whose files were left as they are, as they hold what the store lacks.
+    """
+
+    runs: int
+    unfinished: list[int]
+    kept: list[int]
+
+
+def rows_of(runs: Iterable[Run | Asked], store: Store) -> pd.DataFrame:
     """Tidy rows after training, one per run and metric, with each run's record and provenance.
 
     Args:
-        runs: runs, which are described as they stand here, or keys, which are described as they
-            were stored. From scratch no source is read, for one, so runs that differ in it share
-            a key. Those that the store lacks, or whose records are of another version, are left
+        runs: runs, or keys with records as `Store.asked` gives them. From scratch no source is
+            read, for one, so runs that differ in it share a key; each is described as it stands
+            here. Those that the store lacks, or whose records are of another version, are left
             out.
         store: that holds them.
 
@@ -36,22 +53,22 @@ def rows_of(runs: Iterable[Run | str], store: Store) -> pd.DataFrame:
         Columns run, those of `Run.columns`, status, metric, value and those of the provenance, in
         an order that depends on the values alone.
     """
-    wanted = list(dict.fromkeys(runs))
-    specs = store.specs() if any(isinstance(run, str) for run in wanted) else {}
     described = []
-    for run in wanted:
+    for run in runs:
         with suppress(AttributeError, KeyError, TypeError, ValueError):  # of another version
-            record = Run.of(specs[run]) if isinstance(run, str) else run
-            key = run if isinstance(run, str) else run.key
+            key, record = (run.key, run) if isinstance(run, Run) else (run[0], Run.of(run[1]))
             described.append({"run": key, **record.columns()})
     values = _values(dict.fromkeys(one["run"] for one in described), store)
     if not len(values):
         return pd.DataFrame(columns=[*_ORDER, "value"])
-    rows = pd.DataFrame(described).merge(values, on="run")
-    return rows.sort_values(list(_ORDER), ignore_index=True, kind="stable")
+    # what is asked for twice, or differs in nothing that a row says, is one run
+    records = pd.DataFrame(described).drop_duplicates()
+    order = dict.fromkeys([*_ORDER, *records])  # so that no two rows are alike
+    rows = records.merge(values, on="run")
+    return rows.sort_values(list(order), ignore_index=True, kind="stable")
 
 
-def write_rows(runs: Iterable[Run | str], store: Store, path: Path) -> pd.DataFrame:
+def write_rows(runs: Iterable[Run | Asked], store: Store, path: Path) -> pd.DataFrame:
     """Write the values after training of some runs as one file; returns what was written.
 
     Args:
@@ -78,45 +95,83 @@ def publish(
     store: Store,
     folder: Path,
     command: str,
+    tasks: Mapping[str, Collection[int]],
     note: str = "",
-    tasks: Sequence[str] | None = None,
-) -> int:
+) -> Published:
     """Write the rows of a sweep as one CSV file per seed, and a manifest that says what made them.
+
+    The file of a seed that is not finished is replaced only if it holds nothing that the store
+    lacks.
 
     Args:
         sweep: its name.
         store: in which it ran.
         folder: gets seed-K.csv and manifest.json; files of other seeds are left as they are.
         command: that made the rows, for the manifest.
+        tasks: key of each task of the sweep -> its seeds; none where they are not known, and then
+            every seed waits for it.
         note: for the manifest.
-        tasks: keys of the tasks whose runs are wanted; None for all that the store knows of the
-            sweep, with those of earlier contents of its file.
-
-    Returns:
-        The number of runs that were written.
 
     Raises:
-        ValueError: if the store has no finished run of the sweep.
+        ValueError: if the store has nothing of the sweep, or nothing that the files may lose.
         OSError: if a file cannot be written.
     """
-    if tasks is None:
-        tasks = [record.task for record in store.tasks(sweep=sweep)]
-    used = store.runs_of(tasks)
-    rows = rows_of((run for keys in used.values() for run in keys), store)
+    asked = store.asked(tasks)
+    rows = rows_of(asked, store)
     if not len(rows):
         raise ValueError(
             f"{store.folder} has no finished run of the sweep {shown(sweep)}; run "
             f"`rtl batch sweeps/{sweep}.yaml` first, or name its folder"
         )
-    for seed, part in rows.groupby("seed"):
-        _write(part, folder / f"seed-{seed}.csv")
+    unfinished = _unfinished(asked, set(rows.run), store, tasks)
+    parts: dict[int, pd.DataFrame] = {
+        seed: rows[rows.seed == seed] for seed in sorted(set(rows.seed.tolist()))
+    }
+    paths = {seed: folder / f"seed-{seed}.csv" for seed in parts}
+    kept = [seed for seed in parts if seed in unfinished and _lacks(parts[seed], paths[seed])]
+    if len(kept) == len(parts):
+        raise ValueError(
+            f"the sweep {shown(sweep)} is not finished in {store.folder}, and the files in "
+            f"{folder} hold rows that it lacks; run `rtl batch sweeps/{sweep}.yaml` first"
+        )
+    written = [seed for seed in parts if seed not in kept]
+    for seed in written:
+        _write(parts[seed], paths[seed])
+    _write_manifest(sweep, folder, command, note)
+    runs = pd.concat([parts[seed] for seed in written]).run.nunique()
+    return Published(int(runs), sorted(unfinished), kept)
+
+
+def _unfinished(
+    asked: Sequence[Asked], found: set[str], store: Store, tasks: Mapping[str, Collection[int]]
+) -> set[int]:
+    """Seeds of which a task is not done, or a run that it asked for has not been found."""
+    done = {record.task for record in store.tasks(status="done", keys=tasks)}
+    waiting = [seeds for task, seeds in tasks.items() if task not in done]
+    if not all(waiting):  # a task that names no seeds
+        waiting.append({int(spec["seed"]) for _, spec in asked})
+    others = store.status({key for key, _ in asked} - found)
+    diverged = {key for key, (status, _) in others.items() if status == "diverged"}
+    lost = {int(spec["seed"]) for key, spec in asked if key not in found | diverged}
+    return lost.union(*waiting)
+
+
+def _lacks(rows: pd.DataFrame, path: Path) -> bool:
+    """Whether a file of earlier rows holds runs, or numbers of rows, that these lack."""
+    if not path.is_file():
+        return False
+    earlier = pd.read_csv(path, dtype={"run": str})
+    return not set(earlier.run) <= set(rows.run) or len(earlier) > len(rows)
+
+
+def _write_manifest(sweep: str, folder: Path, command: str, note: str) -> None:
+    """Say what made all rows of a folder."""
     files = sorted(folder.glob("seed-*.csv"))
     every = pd.concat([pd.read_csv(file, dtype={"run": str}) for file in files])
     said = tables.manifest(sweep, every, command, note)
     with folders.whole_file(folder / "manifest.json") as temporary:
         text = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
-    return int(rows.run.nunique())
 
 
 def _values(keys: Iterable[str], store: Store) -> pd.DataFrame:

@@ -5,15 +5,16 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from small_notebooks import wait_for
 
-from rtl_utils import experiments
+from rtl_utils import experiments, exports
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import Shortcut, load, plant
-from rtl_utils.experiments import everywhere, export, frame, network, run
+from rtl_utils.experiments import everywhere, frame, network, run
 from rtl_utils.models import predict
 from rtl_utils.runs import Run, tasks
 from rtl_utils.store import FINAL, DamagedRunsWarning, Store, StoreError
@@ -557,13 +558,46 @@ def test_finished_runs_need_no_lease_and_no_write(store):
         run([replace(QUICK, method="fixed")], store)
 
 
-def test_runs_that_a_task_used_are_stored_with_their_backbones(store):
-    wanted = [QUICK, replace(QUICK, method="scratch")]
+def test_runs_that_a_task_used_are_stored_with_their_backbones_as_they_were_asked_for(store):
+    scratch = replace(QUICK, method="scratch")
+    wanted = [QUICK, scratch, replace(scratch, source_sgd=None)]
     run(wanted, store)
     for _ in range(2):
         run(wanted, Store(store.folder, task="task"))
     used = store.runs_of(["task"])
-    assert used == {"task": sorted(r.key for r in [QUICK.backbone(), *wanted])}
+    assert used == {"task": sorted({r.key for r in [QUICK.backbone(), *wanted]})}
+    assert len(used["task"]) == 3  # from scratch, no backbone is read
+    asked = [(key, Run.of(spec)) for key, spec in store.asked(["task"])]
+    assert {r for _, r in asked} == {QUICK.backbone(), *wanted}
+    assert len(asked) == 4 and all(r.key == key for key, r in asked)
+
+
+@pytest.mark.filterwarnings("ignore::rtl_utils.data.OtherContentsWarning")
+@pytest.mark.parametrize("method", ["backbone", "scratch"])
+def test_data_that_are_replaced_during_a_training_make_no_run(
+    small_cifar100, store, monkeypatch, method
+):
+    """Neither of the new images, on which it was not trained, nor of the old: it was measured."""
+    small_cifar100()
+    few = Sgd(epochs=1, batch_size=5)
+    asked = Run("cifar100", "flowers", "herbivores", "scratch", 0, width=(2, 2, 2, 2), sgd=few)
+    asked = replace(asked.backbone(), sgd=few) if method == "backbone" else asked
+    train = experiments.methods.train
+
+    def replaced(*arguments, **options):
+        small_cifar100(train_images=np.zeros((100, 32, 32, 3), dtype=np.uint8))
+        return train(*arguments, **options)
+
+    old = asked.key
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.methods, "train", replaced)
+        with pytest.raises(
+            ValueError, match=r"data of cifar100 were replaced while .* seed 0, was"
+        ):
+            run([asked], store)
+    assert asked.key != old
+    assert store.keys() == set() and not files(store)
+    assert set(run([asked], store).run) == {asked.key}
 
 
 def test_run_whose_rows_are_damaged_is_named_and_trained_again(store):
@@ -782,14 +816,14 @@ def test_disjoint_heads_have_one_output_per_class_of_both_tasks(store):
     assert len(final(rows, "ball_share")) == 1
 
 
-# --- exports ---
+# --- files ---
 
 
-def test_export_holds_the_values_after_training_beside_the_records(store, tmp_path):
+def test_file_of_trained_runs_holds_their_values_after_training_beside_the_records(store, tmp_path):
     wanted = [QUICK, replace(QUICK, method="scratch")]
     rows = run(wanted, store)
     path = tmp_path / "deep" / "out.csv"
-    written = export(wanted, store, path)
+    written = exports.write_rows(wanted, store, path)
     assert [p.name for p in path.parent.iterdir()] == ["out.csv"]
     read = pd.read_csv(path)
     assert list(read.columns) == list(written.columns)
@@ -802,22 +836,6 @@ def test_export_holds_the_values_after_training_beside_the_records(store, tmp_pa
         assert row.value == pytest.approx(values[row.run, row.metric], rel=1e-5)
     assert set(read.lr) == {QUICK.sgd.lr}
     assert set(read.source_epochs) == {1}
-
-
-def test_export_does_not_depend_on_the_order_of_the_runs(store, tmp_path):
-    wanted = [QUICK, replace(QUICK, method="scratch"), replace(QUICK, seed=1)]
-    run(wanted, store)
-    files = [tmp_path / name for name in ("a.csv", "b.csv")]
-    export(wanted, store, files[0])
-    export(wanted[::-1], store, files[1])
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_export_leaves_out_what_the_store_lacks(store, tmp_path):
-    run([QUICK], store)
-    written = export([QUICK, replace(QUICK, seed=7)], store, tmp_path / "out.csv")
-    assert set(written.run) == {QUICK.key}
-    assert len(export([replace(QUICK, seed=7)], store, tmp_path / "none.csv")) == 0
 
 
 # --- the paper's second claim ---

@@ -22,6 +22,7 @@ FT = Run(
     n_train=20,
 )
 SCRATCH = replace(FT, method="scratch", n_train=None)
+TASKS = {f"{seed:016x}": [seed] for seed in (0, 1)}  # of the sweep -> their seeds
 VALUES = {"val_accuracy": 0.123456789, "flip_rate": 0.5}
 
 
@@ -31,11 +32,18 @@ def store(tmp_path):
     store = Store(tmp_path / "store")
     for run in (FT, SCRATCH, replace(FT, seed=1)):
         save(store, run)
-    for seed, runs in {0: (FT, SCRATCH), 1: (replace(FT, seed=1), replace(FT, seed=7))}.items():
+    for seed, runs in {0: (FT, SCRATCH), 1: (replace(FT, seed=1),)}.items():
         task = f"{seed:016x}"
-        Store(store.folder, task=task).use(run.key for run in runs)
-        store.save_task(record(task))
+        use(store, task, *runs)
     return store
+
+
+def use(store, task, *runs, status="done", sweep="tiny"):
+    """What a task leaves that begins, and asks for these runs."""
+    store.save_task(record(task, sweep)._replace(status="running"))
+    Store(store.folder, task=task).use((run.key, asdict(run)) for run in runs)
+    if status != "running":
+        store.save_task(record(task, sweep)._replace(status=status))
 
 
 def save(store, run):
@@ -94,29 +102,35 @@ def test_runs_that_share_a_key_are_described_as_they_were_asked(store):
     assert len(rows) == 4 and set(rows.run) == {SCRATCH.key}
     assert rows.equals(exports.rows_of([SCRATCH, clean], store))
     assert rows.source_shortcut.isna().sum() == 2
-    by_key = exports.rows_of([SCRATCH.key], store)
+    by_key = exports.rows_of([(SCRATCH.key, asdict(SCRATCH))], store)
     assert set(by_key.source_shortcut) == {"ball on 4"} and len(by_key) == 2
+    same = replace(SCRATCH, source_sgd=SCRATCH.sgd)  # what a row does not tell apart is one run
+    assert same != SCRATCH
+    assert exports.rows_of([clean, same, SCRATCH, clean], store).equals(rows)
 
 
 def test_rows_do_not_depend_on_the_order_of_the_runs_or_on_how_many_are_read_at_once(
     store, monkeypatch
 ):
-    keys = [FT.key, SCRATCH.key, replace(FT, seed=1).key, "0" * 16]
-    together = exports.rows_of(keys, store)
-    assert set(together.run) == set(keys[:3])  # what the store lacks is left out
+    many = replace(SCRATCH, taus=(0.0, 1.0))  # shares its key
+    runs = [FT, SCRATCH, many, replace(FT, seed=1), replace(FT, seed=9)]
+    together = exports.rows_of(runs, store)
+    assert set(together.run) == {run.key for run in runs[:4]}  # what the store lacks is left out
     monkeypatch.setattr(exports, "_AT_ONCE", 1)
-    pd.testing.assert_frame_equal(exports.rows_of(keys[::-1], store), together)
+    pd.testing.assert_frame_equal(exports.rows_of(runs[::-1], store), together)
 
 
 def test_records_of_another_version_are_left_out(store):
-    store.save("f" * 16, {"dataset": "digits", "colour": "red"}, [("val_accuracy", -1, 1.0)])
-    assert set(exports.rows_of(["f" * 16, FT.key], store).run) == {FT.key}
-    assert len(exports.rows_of(["f" * 16], store)) == 0
+    other = ("f" * 16, {"dataset": "digits", "colour": "red"})
+    store.save(*other, [("val_accuracy", -1, 1.0)])
+    assert set(exports.rows_of([other, FT], store).run) == {FT.key}
+    assert len(exports.rows_of([other], store)) == 0
 
 
 def test_sweep_is_published_as_a_file_per_seed_and_a_manifest(store, tmp_path):
     folder = tmp_path / "results" / "tiny"
-    assert exports.publish("tiny", store, folder, "rtl batch tiny.yaml", "a note") == 3
+    published = exports.publish("tiny", store, folder, "rtl batch tiny.yaml", TASKS, "a note")
+    assert published == (3, [], [])
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "seed-0.csv", "seed-1.csv"]
     first = pd.read_csv(folder / "seed-0.csv")
     assert set(first.run) == {FT.key, SCRATCH.key} and set(first.seed) == {0}
@@ -127,21 +141,95 @@ def test_sweep_is_published_as_a_file_per_seed_and_a_manifest(store, tmp_path):
 
 def test_publishing_leaves_other_seeds_and_other_sweeps_alone(store, tmp_path):
     folder = tmp_path / "tiny"
-    exports.publish("tiny", store, folder, "first")
+    exports.publish("tiny", store, folder, "first", TASKS)
     before = (folder / "seed-1.csv").read_bytes()
     save(store, replace(FT, seed=2))
-    Store(store.folder, task="2" * 16).use([replace(FT, seed=2).key])
-    store.save_task(record("2" * 16, sweep="other"))
-    assert exports.publish("other", store, folder, "second") == 1
+    use(store, "2" * 16, replace(FT, seed=2), sweep="other")
+    assert exports.publish("other", store, folder, "second", {"2" * 16: [2]}) == (1, [], [])
     assert (folder / "seed-1.csv").read_bytes() == before
     said = json.loads((folder / "manifest.json").read_text())
     assert list(said["runs_per_seed"]) == ["0", "1", "2"]
-    assert exports.publish("tiny", store, folder, "third", tasks=[f"{0:016x}"]) == 2
+    only = {task: seeds for task, seeds in TASKS.items() if seeds == [0]}
+    assert exports.publish("tiny", store, folder, "third", only).runs == 2
+
+
+def test_two_pairs_that_share_a_run_from_scratch_are_both_published(tmp_path):
+    """As in table1: from scratch no source is read, so carnivores and herbivores share a run."""
+    store = Store(tmp_path / "store")
+    pairs = [
+        Run("cifar100", source, "flowers", "scratch", 0) for source in ("herbivores", "carnivores")
+    ]
+    assert len({run.key for run in pairs}) == 1
+    save(store, pairs[0])
+    tasks = {f"{k:016x}": [0] for k in range(2)}
+    for task, run in zip(tasks, pairs, strict=True):
+        use(store, task, run)
+    assert exports.publish("pairs", store, tmp_path / "pairs", "command", tasks).runs == 1
+    rows = pd.read_csv(tmp_path / "pairs" / "seed-0.csv")
+    assert sorted(zip(rows.source, rows.metric, strict=True)) == [
+        (source, metric) for source in ("carnivores", "herbivores") for metric in sorted(VALUES)
+    ]
+    exports.write_rows(store.asked(tasks), store, tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "pairs/seed-0.csv").read_bytes()
+    use(store, [*tasks][1], status="running")  # the second pair's rows are all that would be lost
+    with pytest.raises(ValueError, match="hold rows that it lacks"):
+        exports.publish("pairs", store, tmp_path / "pairs", "command", tasks)
+
+
+@pytest.mark.parametrize("trouble", ["stopped", "never begun", "seeds unknown", "run lost"])
+def test_seed_that_is_not_finished_is_named_and_loses_no_row(store, tmp_path, trouble):
+    folder = tmp_path / "tiny"
+    exports.publish("tiny", store, folder, "first", TASKS)
+    before = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+    task = next(iter(TASKS))
+    tasks, unfinished = dict(TASKS), [0]
+    if trouble == "run lost":
+        change(store, f"DELETE FROM runs WHERE run = '{SCRATCH.key}'")
+    else:
+        use(store, task, FT, status="running")  # it begins again, and has got that far
+    if trouble == "never begun":
+        change(store, f"DELETE FROM tasks WHERE task = '{task}'")
+    elif trouble == "seeds unknown":
+        tasks[task], unfinished = [], [0, 1]
+    published = exports.publish("tiny", store, folder, "second", tasks)
+    assert published == (1, unfinished, [0])
+    assert {path.name: path.read_bytes() for path in folder.glob("*.csv")} == before
+    (folder / "seed-0.csv").unlink()
+    assert exports.publish("tiny", store, folder, "third", tasks) == (2, unfinished, [])
+    assert len(pd.read_csv(folder / "seed-0.csv")) == len(VALUES)
+    save(store, SCRATCH)
+    use(store, task, FT, SCRATCH, status="running")
+    assert exports.publish("tiny", store, folder, "fourth", tasks).kept == []
+    assert set(pd.read_csv(folder / "seed-0.csv").run) == {FT.key, SCRATCH.key}
+
+
+def test_files_that_only_unfinished_seeds_could_replace_are_left_in_one_sentence(store, tmp_path):
+    folder = tmp_path / "tiny"
+    exports.publish("tiny", store, folder, "first", TASKS)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    little = Store(tmp_path / "little")
+    save(little, FT)
+    use(little, next(iter(TASKS)), FT, SCRATCH)
+    with pytest.raises(ValueError, match=r"'tiny' is not finished in .*little.*hold rows that it"):
+        exports.publish("tiny", little, folder, "second", TASKS)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_diverged_run_has_no_rows_and_is_not_missing(store, tmp_path):
+    wild = replace(FT, seed=1, n_train=5)
+    store.save(wild.key, asdict(wild), [("val_loss", 0, 1e9)], message="it diverged")
+    use(store, f"{1:016x}", replace(FT, seed=1), wild)
+    assert exports.publish("tiny", store, tmp_path / "tiny", "command", TASKS) == (3, [], [])
+
+
+def change(store, statement):
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(statement)
 
 
 def test_nothing_to_write_is_said_in_one_sentence(store, tmp_path):
     for call in (
-        lambda: exports.publish("none", store, tmp_path / "none", "command"),
+        lambda: exports.publish("none", store, tmp_path / "none", "command", {"9" * 16: [0]}),
         lambda: exports.write_rows([replace(FT, seed=9)], store, tmp_path / "none.csv"),
         lambda: exports.write_rows([FT], store, tmp_path / "none.xlsx"),
     ):

@@ -26,6 +26,8 @@ TASK = TaskRecord(
     "task", "sweep", "nb", {"seed": 1}, "done", None, "a.ipynb", "host", "2026-01-01", 1.5
 )
 
+TWICE = {"method": "scratch", "source": "another"}  # another record that shares a run's key
+
 
 def spec(key):
     return {"method": "ft", "seed": int(key, 16), "taus": [0.0, 0.1, 1.0], "text": "x" * 300}
@@ -49,6 +51,7 @@ def content(values):
     return sorted((m, int(e), repr(float(v))) for m, e, v in values)
 
 
+ASKED = [*((key, spec(key)) for key in KEYS), (KEYS[0], TWICE)]  # by the task
 EXPECTED = {key: content(rows(key)) for key in KEYS}
 
 
@@ -78,6 +81,7 @@ def whole(tmp_path_factory):
     for key in KEYS[:6]:
         save(store, key)
     store.save_task(TASK)
+    Store(folder, task=TASK.task).use(ASKED)
     with store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     for key in KEYS[6:]:
@@ -132,6 +136,7 @@ def check_damaged(folder, says):
         assert set(store.status(KEYS)) == set(found)
         assert isinstance(store.specs(), dict)
         assert store.tasks() in ([], [TASK]), store.tasks()
+        assert all(one in ASKED for one in store.asked([TASK.task]))
         for key in KEYS:
             if key not in found:
                 save(store, key)
@@ -369,6 +374,7 @@ def read_again(folder):
     assert given(store) == EXPECTED
     assert set(store.status(KEYS)) == set(KEYS)
     assert store.tasks() == [TASK]
+    assert sorted(store.asked([TASK.task]), key=str) == sorted(ASKED, key=str)
     assert store.leased(KEYS) == {}
     for change in (
         lambda: save(store, KEYS[0]),

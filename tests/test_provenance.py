@@ -12,7 +12,8 @@ import torch
 
 import rtl_utils
 from rtl_utils import provenance as module
-from rtl_utils.experiments import export, frame, run
+from rtl_utils.experiments import frame, run
+from rtl_utils.exports import write_rows
 from rtl_utils.folders import checkout
 from rtl_utils.provenance import FIELDS, processor, provenance, revision
 from rtl_utils.runs import Run
@@ -148,7 +149,7 @@ def test_rows_found_again_keep_the_provenance_of_their_training(store):
 def test_export_carries_the_provenance(store, tmp_path):
     rows = run(RUNS, store)
     path = tmp_path / "out.csv"
-    export(RUNS, store, path)
+    write_rows(RUNS, store, path)
     read = pd.read_csv(path)
     assert set(FIELDS) <= set(read.columns)
     stored = rows[rows.epoch == FINAL].drop_duplicates("run").set_index("run")
@@ -160,7 +161,7 @@ def test_export_carries_the_provenance(store, tmp_path):
 def test_exported_table_names_no_path_of_this_machine(store, tmp_path):
     run(RUNS, store)
     path = tmp_path / "out.csv"
-    export(RUNS, store, path)
+    write_rows(RUNS, store, path)
     text = path.read_text()
     for folder in (tmp_path, Path.home(), checkout()):
         assert str(folder) not in text

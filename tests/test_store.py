@@ -264,10 +264,73 @@ def test_later_record_of_a_task_replaces_the_earlier(store):
 
 
 def test_runs_that_a_task_used_are_found_again(store):
-    store.use(["a"])  # of no task
+    store.use([("a", SPEC)])  # of no task
     for task, runs in (("t1", ["b", "a"]), ("t2", ["b"]), ("t1", ["b", "c"])):
-        Store(store.folder, store.url, task).use(runs)
+        Store(store.folder, store.url, task).use((run, SPEC) for run in runs)
     assert store.runs_of(["t1", "t2", "t3"]) == {"t1": ["a", "b", "c"], "t2": ["b"], "t3": []}
+    assert store.asked(["t1", "t2", "t3"]) == [("a", SPEC), ("b", SPEC), ("c", SPEC)]
+    assert store.asked(["t3"]) == store.asked([]) == []
+
+
+def test_what_tasks_asked_for_is_kept_where_runs_share_a_key(store):
+    labels = [SPEC | {"source": name, "place": (0.5, 1)} for name in ("clean", "biased")]
+    for task, spec in zip(("t1", "t2"), labels, strict=True):
+        for _ in range(2):
+            Store(store.folder, store.url, task).use([("a", spec)])
+    plain = [("a", spec | {"place": [0.5, 1]}) for spec in labels]  # as JSON has it
+    assert store.asked(["t1"]) == plain[:1]
+    both = store.asked(["t1", "t2"])
+    assert sorted(both, key=str) == sorted(plain, key=str)
+    assert store.asked(["t2", "t1", "t2"]) == both
+    assert store.runs_of(["t1", "t2"]) == {"t1": ["a"], "t2": ["a"]}
+
+
+def test_task_that_begins_again_asks_anew(store):
+    Store(store.folder, store.url, "t1").use([("old", SPEC)])
+    Store(store.folder, store.url, "t2").use([("other", SPEC)])
+    store.save_task(TASK)
+    assert store.runs_of(["t1"]) == {"t1": ["old"]}
+    store.save_task(TASK._replace(status="running"))
+    Store(store.folder, store.url, "t1").use([("new", SPEC)])
+    store.save_task(TASK)
+    assert store.runs_of(["t1", "t2"]) == {"t1": ["new"], "t2": ["other"]}
+
+
+def test_changed_record_of_what_was_asked_is_left_out(store):
+    Store(store.folder, store.url, "t1").use([("a", SPEC), ("b", SPEC), ("c", SPEC)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE uses SET spec = '{\"seed\": 4}' WHERE run = 'a'")
+        connection.exec_driver_sql("UPDATE uses SET variant = 'x' WHERE run = 'b'")
+    assert store.asked(["t1"]) == [("c", SPEC)]
+    assert store.runs_of(["t1"]) == {"t1": ["c"]}
+
+
+def test_store_that_did_not_keep_what_was_asked_executes_those_tasks_again(database, tmp_path):
+    """The schema's first version; its runs stay, and failed tasks and those without runs too."""
+    old = Store(tmp_path, database)
+    old.save("k", SPEC, ROWS)
+    tasks = [
+        TASK,
+        TASK._replace(task="t2"),
+        TASK._replace(task="t3", status="failed", message="no luck"),
+    ]
+    for record in tasks:
+        old.save_task(record)
+    with old.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE uses")
+        connection.exec_driver_sql(
+            "CREATE TABLE uses (task VARCHAR NOT NULL, run VARCHAR NOT NULL, checksum VARCHAR NOT "
+            "NULL, PRIMARY KEY (task, run))"
+        )
+        connection.exec_driver_sql("INSERT INTO uses VALUES ('t1', 'k', 'x'), ('t3', 'k', 'x')")
+        connection.exec_driver_sql("UPDATE about SET value = '1' WHERE name = 'schema'")
+    old.engine.dispose()
+    for _ in range(2):
+        store = Store(tmp_path, database, "t1")
+        assert store.tasks() == tasks[1:]
+        assert kept(store) == sorted(ROWS)
+    store.use([("k", SPEC)])
+    assert store.asked(["t1", "t3"]) == [("k", SPEC)]
 
 
 def test_newer_schema_is_refused(local):

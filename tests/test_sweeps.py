@@ -3,18 +3,20 @@
 import csv
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import nbformat
+import pandas as pd
 import pytest
 
-from rtl_utils import grid, headless, paper
+from rtl_utils import cli, grid, headless, paper
 from rtl_utils.data import DATASETS, Shortcut
 from rtl_utils.folders import root
 from rtl_utils.methods import METHODS
 from rtl_utils.models import NETWORKS
 from rtl_utils.runs import tasks
 from rtl_utils.settings import Tried, validate
+from rtl_utils.store import FINAL, Store, TaskRecord
 from rtl_utils.training import Sgd
 
 SWEEPS = {path.stem: path for path in sorted((root() / "sweeps").glob("*.yaml"))}
@@ -24,6 +26,8 @@ TRAININGS = root() / "sweeps" / "trainings.ipynb"
 DEFAULTS = headless.default_parameters(TRAININGS)
 BASICS = ("scratch", "ft", "fixed", "ut")
 FT_UT = ("ft", "ut")
+LABELS = ["run", "method", "source_shortcut", "target_shortcut", "n_train", "epochs", "lr"]
+LABELS += ["source_epochs", "width", "seed", "metric", "value"]
 STEPS = 800  # of 20 epochs of all the digits' images
 
 
@@ -42,6 +46,17 @@ def asked():
         return found[name] if seed is None else found[name][seed]
 
     return runs
+
+
+def labels(rows):
+    """How often each label stands in the rows."""
+    return Counter(rows[LABELS].fillna("none").itertuples(index=False, name=None))
+
+
+def done(task, sweep):
+    """The record of a task that is done."""
+    parameters = (task.notebook.name, task.parameters)
+    return TaskRecord(task.key, sweep, *parameters, "done", None, None, "here", "2026-11-25", 1.0)
 
 
 def dataset_of(task):
@@ -107,6 +122,36 @@ def test_rows_of_the_digits_are_those_that_the_sweep_asks_for(asked, name):
             assert stored <= wanted and len(wanted - stored) <= 6
         else:
             assert stored == wanted
+
+
+@pytest.mark.parametrize("name", ON_DIGITS)
+def test_digits_are_published_with_every_label_that_the_sweep_asks_for(name, tmp_path, capsys):
+    """Runs that share a key too, such as `before` with and without equal steps; nothing trains."""
+    published = pd.read_csv(root() / "results" / name / "seed-0.csv", dtype={"run": str})
+    store = Store(tmp_path / "store")
+    values = {
+        key: dict(zip(run.metric, run.value, strict=True)) for key, run in published.groupby("run")
+    }
+    tried = Tried()
+    sweep = grid.read(SWEEPS[name])
+    for task in sweep.tasks:
+        if task.parameters["seeds"] != [0]:
+            continue
+        runs = validate(DEFAULTS | task.parameters, tried=tried).trainings()
+        runs += [run.backbone() for run in runs if run.needs_backbone]
+        for run in runs:
+            rows = [(metric, FINAL, value) for metric, value in values.get(run.key, {}).items()]
+            store.save(run.key, asdict(run), rows, message=None if rows else "it diverged")
+        Store(store.folder, task=task.key).use((run.key, asdict(run)) for run in runs)
+        store.save_task(done(task, name))
+    folder = tmp_path / name
+    assert cli.main(["results", str(folder), "--sweep", name, "--out", str(store.folder)]) == 0
+    rest = sorted({seed for task in sweep.tasks for seed in task.parameters["seeds"]} - {0})
+    said = f"rtl: {name} is not finished for seeds {', '.join(map(str, rest))}\n"
+    assert capsys.readouterr().err == (said if rest else "")
+    assert [path.name for path in folder.glob("*.csv")] == ["seed-0.csv"]
+    again = pd.read_csv(folder / "seed-0.csv", dtype={"run": str})
+    assert labels(again) == labels(published)
 
 
 def test_digits_have_the_runs_of_the_notebooks(asked):

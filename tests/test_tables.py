@@ -122,7 +122,7 @@ def test_rows_that_a_table_does_not_show_give_no_warning(rows):
 
 
 def exported(seed, **columns):
-    """Rows of one seed as `experiments.export` writes them."""
+    """Rows of one seed as `exports.write_rows` writes them."""
     made = MADE | {"commit": "1234567890", "clean": True, "python": "3.11.7"}
     line = {"run": f"{seed:016d}", "source": "a", "target": "b", "method": "ft", "seed": seed}
     line |= {"metric": "val_accuracy", "value": 0.5, "date": f"2026-01-0{seed + 1}T10:00:00"}

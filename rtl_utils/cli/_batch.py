@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,45 +267,79 @@ def _results(options: argparse.Namespace) -> int:
             f"name a file that ends with .csv or .parquet; a folder, such as {shown(str(path))}, "
             "is for the rows of one sweep: add --sweep NAME"
         )
-    name = Path(options.sweep).stem
+    return _publish(options.sweep, store, path, options.note or note, tasks)
+
+
+def _publish(
+    sweep: str, store: "Store", folder: Path, note: str, tasks: Mapping[str, Sequence[int]]
+) -> int:
+    """Write a sweep's folder, and name the seeds that are not finished."""
+    from rtl_utils import exports
+
+    name = Path(sweep).stem
     command = f"rtl batch sweeps/{name}.yaml"
-    written = exports.publish(name, store, path, command, options.note or note, tasks)
-    say(f"Written: {path} ({written} runs)")
+    published = exports.publish(name, store, folder, command, tasks, note)
+    say(f"Written: {folder} ({published.runs} runs)")
+    if published.unfinished:
+        complain(f"{name} is not finished for seeds {_listed(published.unfinished)}")
+    if published.kept:
+        kept = _listed(published.kept)
+        complain(f"the files of seeds {kept} hold more than this store, and are left as they are")
     return 0
 
 
-def _asked(sweep: str, store: "Store") -> tuple[list[str], str]:
-    """Keys of a sweep's tasks, and its note: as its file has them, or as the store knows them."""
-    from rtl_utils import grid
+def _asked(sweep: str, store: "Store") -> tuple[dict[str, list[int]], str]:
+    """Keys of a sweep's tasks with their seeds, and its note: of its file, or as the store knows.
+
+    Raises:
+        ValueError: if there is neither.
+    """
+    from rtl_utils import grid, headless
 
     try:
         path = grid.find(sweep)
     except ValueError:  # executed elsewhere, or the file is gone
-        found = [record.task for record in store.tasks(sweep=Path(sweep).stem)]
-        if not found:
+        records = store.tasks(sweep=Path(sweep).stem)
+        if not records:
             raise
-        return found, ""
+        return {record.task: _seeds(record.parameters) for record in records}, ""
     read = grid.read(path)
-    return [task.key for task in read.tasks], read.note
+    notebooks = {task.notebook for task in read.tasks}
+    defaults = {notebook: headless.default_parameters(notebook) for notebook in notebooks}
+    return {
+        task.key: _seeds(defaults[task.notebook] | task.parameters) for task in read.tasks
+    }, read.note
 
 
-def _current(store: "Store", tasks: Sequence[str] | None) -> tuple[list[str], int]:
-    """Runs of these tasks, or of the whole store, that are of today; and how many are not."""
+def _seeds(parameters: Mapping[str, Any]) -> list[int]:
+    """The seeds of a task; none where its notebook has no parameter of that name."""
+    given = parameters.get("seeds", [])
+    return [one for one in (given if isinstance(given, list) else [given]) if type(one) is int]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return cut(", ".join(map(str, seeds)), 200)
+
+
+def _current(
+    store: "Store", tasks: Iterable[str] | None
+) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
+    """Runs of today, as these tasks asked for them, or all of the store; and how many are not."""
     from rtl_utils.runs import Run
 
-    specs = store.specs()
-    wanted = set(specs)
-    if tasks is not None:
-        wanted = {run for runs in store.runs_of(tasks).values() for run in runs} & set(specs)
+    there = store.specs()
+    asked = [*there.items()] if tasks is None else store.asked(tasks)
+    wanted = [(key, spec) for key, spec in asked if key in there]
     found = []
-    for key in wanted:
+    for key, spec in wanted:
         with suppress(AttributeError, KeyError, TypeError, ValueError):  # of another version
-            if Run.of(specs[key]).key == key:
-                found.append(key)
+            if Run.of(spec).key == key:
+                found.append((key, spec))
+    old = len({key for key, _ in wanted} - {key for key, _ in found})
     if not found:
         what = "the sweep" if tasks is not None else "this version"
-        raise ValueError(f"{store.folder} holds no runs of {what} ({len(wanted)} of earlier ones)")
-    return found, len(wanted) - len(found)
+        raise ValueError(f"{store.folder} holds no runs of {what} ({old} of earlier ones)")
+    return found, old
 
 
 def _store(out: Path, url: str | None) -> "Store":

@@ -64,10 +64,10 @@ def verifies(run: RunRow, rows: Iterable[Row]) -> bool:
     return run.checksum is not None and checksum(run, rows) == run.checksum
 
 
-def record_checksum(values: Sequence[Any]) -> str | None:
+def record_checksum(values: Sequence[Any] | Mapping[str, Any]) -> str | None:
     """SHA-256 of some JSON values; None where one is damaged."""
     try:
-        return hashlib.sha256(json.dumps(list(values), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     except (TypeError, ValueError):
         return None
 

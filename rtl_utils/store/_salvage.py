@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, event, insert
 from sqlalchemy.exc import DBAPIError
 
 from rtl_utils.store import _log, _tasks
-from rtl_utils.store._integrity import NAN, RunRow, record_verifies, verifies
+from rtl_utils.store._integrity import NAN, RunRow, verifies
 from rtl_utils.store._records import DamagedRunsWarning, Row, takes_no_more
 from rtl_utils.store._schema import RUNS, TASKS, USES, VALUES, decoded, prepare, upsert
 
@@ -47,7 +47,7 @@ class Saved(NamedTuple):
 
     runs: list[tuple[RunRow, list[Row]]]
     tasks: list[tuple[Any, ...]]
-    uses: list[tuple[Any, ...]]
+    uses: list[_tasks.Use]
     lost: set[str]
 
 
@@ -110,7 +110,7 @@ def _collect(data: bytes, log: bytes, size: int) -> Saved:
     runs: dict[str, list[RunRow]] = {}
     rows: dict[str, dict[tuple[str, int], set[Any]]] = {}
     tasks: dict[str, tuple[Any, ...]] = {}
-    uses: dict[tuple[str, str], tuple[Any, ...]] = {}
+    uses: dict[tuple[str, str, str], _tasks.Use] = {}
     for row in _rows(_pages(data, log, size), size):
         if len(row) == len(RUNS.columns) and isinstance(row[0], str):
             key, status, message, *records, weights, checksum = row
@@ -122,8 +122,8 @@ def _collect(data: bytes, log: bytes, size: int) -> Saved:
             rows.setdefault(run_key, {}).setdefault((metric, epoch), set()).add(value)
         elif len(row) == len(TASKS.columns):
             _keep_task(tasks, row)
-        elif len(row) == len(USES.columns) and record_verifies(row[:2], row[2]):
-            uses[row[0], row[1]] = row
+        elif len(row) == len(USES.columns):
+            _keep_use(uses, row)
     whole = []
     for key, versions in runs.items():
         of_run = rows.get(key, {})
@@ -145,6 +145,13 @@ def _keep_task(tasks: dict[str, tuple[Any, ...]], row: tuple[Any, ...]) -> None:
         values[seconds] = float(values[seconds])
     if _tasks.whole(tuple(values)) is not None:
         tasks[values[0]] = tuple(values)
+
+
+def _keep_use(uses: dict[tuple[str, str, str], _tasks.Use], row: tuple[Any, ...]) -> None:
+    task, run, variant, spec, checksum = row
+    use = _tasks.Use(task, run, variant, decoded(spec), checksum)
+    if _tasks.is_whole(use):
+        uses[task, run, variant] = use
 
 
 def _number(value: Any) -> Any:

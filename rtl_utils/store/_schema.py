@@ -24,7 +24,7 @@ from sqlalchemy.schema import CreateColumn, CreateTable
 from rtl_utils.store._integrity import RunRow, broken, checksum, grouped
 from rtl_utils.store._records import StoreError
 
-SCHEMA = 1  # raise it with every change of the tables, and say in `_migrate` how to get there
+SCHEMA = 2  # raise it with every change of the tables, and say in `prepare` how to get there
 
 _METADATA = MetaData()
 ABOUT = Table(
@@ -74,6 +74,9 @@ USES = Table(
     _METADATA,
     Column("task", String, primary_key=True),
     Column("run", String, primary_key=True),
+    Column("variant", String, primary_key=True),  # 16 hexadecimal digits of the SHA-256 of `spec`
+    # the run's record as the task asked for it: runs that differ in it may share a key
+    Column("spec", JSON, nullable=False),
     Column("checksum", String, nullable=False),
 )
 LEASES = Table(
@@ -157,6 +160,8 @@ def prepare(connection: Connection) -> None:
     found = version(connection)
     if found == SCHEMA:  # another process was faster
         return
+    if found == 1:
+        _forget_uses(connection)
     for table in TABLES:
         connection.execute(CreateTable(table, if_not_exists=True))
     if found == 0:
@@ -177,6 +182,13 @@ def _unnumbered(connection: Connection, there: set[str]) -> int:
         if sound != "ok":  # and there are no checksums that could tell which runs are whole
             raise Damaged(str(sound))
     return 0
+
+
+def _forget_uses(connection: Connection) -> None:
+    """Drop a table of uses that does not say what was asked; its finished tasks are done again."""
+    used = text("DELETE FROM tasks WHERE status = 'done' AND task IN (SELECT task FROM uses)")
+    connection.execute(used)
+    connection.execute(text("DROP TABLE uses"))
 
 
 def _migrate(connection: Connection) -> None:

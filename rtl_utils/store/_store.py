@@ -250,14 +250,19 @@ class Store:
         """Name -> who holds it, such as "host, process 123"; only those that are held now."""
         return self._leases.living(names)
 
-    def use(self, keys: Iterable[str]) -> None:
-        """Store that this process's task used these runs; nothing where there is no task."""
+    def use(self, runs: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Store that this process's task asked for these runs; nothing where there is no task.
+
+        Args:
+            runs: key of each, and its record as it was asked for: runs that differ only in what
+                their method does not read share a key.
+        """
         task = self.task
-        runs = list(keys)
-        if task is None or not runs:
+        asked = list(runs)
+        if task is None or not asked:
             return
         self._may_write()
-        self._database.write(lambda connection: _tasks.use(connection, task, runs))
+        self._database.write(lambda connection: _tasks.use(connection, task, asked))
 
     def save_task(self, record: TaskRecord) -> None:
         """Store what became of a task; what was stored of it before is replaced."""
@@ -286,10 +291,24 @@ class Store:
         return found
 
     def runs_of(self, tasks: Iterable[str]) -> dict[str, list[str]]:
-        """Key of each of these tasks -> keys of the runs that it used."""
+        """Key of each of these tasks -> keys of the runs that it used, each once."""
         wanted = list(tasks)
         found: dict[str, list[str]] = self._database.read(
             lambda connection: _tasks.used(connection, wanted)
+        )
+        return found
+
+    def asked(self, tasks: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
+        """(key, record) of every run as these tasks asked for it, each once, in a fixed order.
+
+        Runs that share a key come once per record.
+
+        Args:
+            tasks: their keys.
+        """
+        wanted = list(tasks)
+        found: list[tuple[str, Mapping[str, Any]]] = self._database.read(
+            lambda connection: _tasks.asked(connection, wanted)
         )
         return found
 

@@ -1,20 +1,34 @@
-"""Records of a sweep's tasks, and which runs each of them used."""
+"""Records of a sweep's tasks, and which runs each of them asked for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from rtl_utils.store._integrity import plain, record_checksum, record_verifies
 from rtl_utils.store._records import TaskRecord
 from rtl_utils.store._schema import TASKS, USES, upsert
 
 _ASKED_AT_ONCE = 500
+_VARIANT = 16  # digits
+
+
+class Use(NamedTuple):
+    """A row of the table of uses, see `_schema`."""
+
+    task: str
+    run: str
+    variant: str
+    spec: Any
+    checksum: str
 
 
 def save(connection: Connection, record: TaskRecord) -> None:
-    """Store what became of a task; what was stored of it before is replaced."""
+    """Store what became of a task; what was stored of it before is replaced.
+
+    A task that begins asks anew: what it asked for in an earlier execution is forgotten.
+    """
     row = record._replace(
         parameters=plain(record.parameters),
         message=None if record.message is None else record.message.replace("\0", "�"),
@@ -22,6 +36,8 @@ def save(connection: Connection, record: TaskRecord) -> None:
     )
     values = row._asdict() | {"checksum": record_checksum(row)}
     upsert(connection, TASKS, [values])
+    if record.status == "running":
+        connection.execute(delete(USES).where(USES.c.task == record.task))
 
 
 def read(
@@ -50,24 +66,40 @@ def whole(row: tuple[Any, ...]) -> TaskRecord | None:
     return TaskRecord(*row[:-1]) if record_verifies(row[:-1], row[-1]) else None
 
 
-def use(connection: Connection, task: str, runs: Iterable[str]) -> None:
-    """Store that a task used these runs."""
-    rows = [
-        {"task": task, "run": run, "checksum": record_checksum([task, run])}
-        for run in sorted(set(runs))
-    ]
-    upsert(connection, USES, rows)
+def use(connection: Connection, task: str, runs: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Store that a task asked for these runs: key and record of each."""
+    rows = {}
+    for run, spec in runs:
+        record = plain(spec)
+        variant = str(record_checksum(record))[:_VARIANT]
+        checksum = str(record_checksum([task, run, variant, record]))
+        rows[run, variant] = Use(task, run, variant, record, checksum)._asdict()
+    upsert(connection, USES, [rows[place] for place in sorted(rows)])
 
 
 def used(connection: Connection, tasks: Iterable[str]) -> dict[str, list[str]]:
-    """Task -> keys of the runs that it used, sorted."""
-    found: dict[str, list[str]] = {task: [] for task in tasks}
-    for part in _parts(found):
-        query = select(USES).where(USES.c.task.in_(part)).order_by(USES.c.run)
-        for task, run, checksum in connection.execute(query):
-            if record_verifies([task, run], checksum):
-                found[task].append(run)
-    return found
+    """Task -> keys of the runs that it used, each once, sorted."""
+    found: dict[str, set[str]] = {task: set() for task in tasks}
+    for one in _uses(connection, found):
+        found[one.task].add(one.run)
+    return {task: sorted(runs) for task, runs in found.items()}
+
+
+def asked(connection: Connection, tasks: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(key, record) of every run as these tasks asked for it, each once, in a fixed order."""
+    found = {(one.run, one.variant): one.spec for one in _uses(connection, tasks)}
+    return [(run, found[run, variant]) for run, variant in sorted(found)]
+
+
+def is_whole(one: Use) -> bool:
+    """Whether a row of the table of uses is what was stored."""
+    return record_verifies(one[:-1], one.checksum)
+
+
+def _uses(connection: Connection, tasks: Iterable[str]) -> Iterator[Use]:
+    for part in _parts(dict.fromkeys(tasks)):
+        rows = connection.execute(select(USES).where(USES.c.task.in_(part)))
+        yield from filter(is_whole, (Use(*row) for row in rows))
 
 
 def _parts(values: Iterable[str]) -> Iterator[list[str]]:
