@@ -372,8 +372,6 @@ def _unique(tasks: list[Task]) -> list[Task]:
 
 def _notebook(given: Any, plan: _Plan) -> _Notebook:
     """The notebook that a file names. Raises ValueError."""
-    import nbformat
-
     if type(given) is int and 0 < given < 100:
         given = f"{given:02d}"
     if not isinstance(given, str) or not given or "\0" in given:
@@ -386,7 +384,7 @@ def _notebook(given: Any, plan: _Plan) -> _Notebook:
         raise ValueError(f"{plan.where} names the notebook {shown(given)}; there is no file {path}")
     path = path.resolve()
     defaults = headless.default_parameters(path)
-    source = headless.source_hash(nbformat.read(path, as_version=4))
+    source = headless.source_hash(headless.cells_of(path))
     number = re.match(r"\d\d(?=_)", path.stem)
     return _Notebook(path, number[0] if number else _safe(path.stem), source, defaults)
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -66,7 +66,7 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is no such cell, or it holds more than literals.
     """
-    cells = _tagged(_cells(notebook), "parameters")
+    cells = _tagged(cells_of(notebook), "parameters")
     if len(cells) != 1:
         raise ValueError(
             f"{notebook.stem} must have one cell tagged `parameters`; it has {len(cells)}"
@@ -81,7 +81,7 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
 
 def parameters_of(executed: Path) -> dict[str, Any]:
     """Names and values of the parameters that an executed notebook ran with."""
-    cells = _cells(executed)
+    cells = cells_of(executed)
     values: dict[str, Any] = {}
     for source in [*_tagged(cells, "parameters"), *_tagged(cells, "injected-parameters")]:
         with suppress(SyntaxError, ValueError):
@@ -251,14 +251,14 @@ def refresh(notebook: Path, folder: Path) -> None:
             cell.outputs = [output for output in done.outputs if _is_committed(output, executed)]
             cell.execution_count = done.execution_count
             _check_outputs(notebook, cell)
-    source.metadata["rtl"] = {"executed_from": source_hash(source)}
+    source.metadata["rtl"] = {"executed_from": source_hash(source.cells)}
     put(nbformat.writes(source) + "\n", notebook)
 
 
-def source_hash(notebook: "NotebookNode") -> str:
+def source_hash(cells: Sequence[Mapping[str, Any]]) -> str:
     """Hash of what a notebook's outputs depend on: its code cells, and the versions of numerics."""
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    text = json.dumps([cells, versions()], sort_keys=True)
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    text = json.dumps([code, versions()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -352,7 +352,7 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _cells(path: Path) -> list[dict[str, Any]]:
+def cells_of(path: Path) -> list[dict[str, Any]]:
     """The cells of a notebook."""
     try:
         cells: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]

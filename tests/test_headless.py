@@ -213,7 +213,7 @@ def test_refreshed_outputs_are_fit_to_be_committed(tmp_path):
     assert printed(path) == "kept\n"
     assert len(outputs(path)) == 2
     assert len(pictures(path)) == 1
-    assert notebook.metadata.rtl.executed_from == headless.source_hash(notebook)
+    assert notebook.metadata.rtl.executed_from == headless.source_hash(notebook.cells)
     assert "papermill" not in path.read_text()
     write(path, "import os\nprint(os.path.expanduser('~/data'))")
     with pytest.raises(ValueError, match="01_a shows a folder of this machine in cell"):
@@ -222,15 +222,15 @@ def test_refreshed_outputs_are_fit_to_be_committed(tmp_path):
 
 def test_hash_follows_code_cells_and_versions_alone(tmp_path, monkeypatch):
     notebook = nbformat.read(write(tmp_path / "01_a.ipynb", "print(1)"), as_version=4)
-    first = headless.source_hash(notebook)
+    first = headless.source_hash(notebook.cells)
     notebook.cells[0].source = "# Another title"
-    assert headless.source_hash(notebook) == first
+    assert headless.source_hash(notebook.cells) == first
     notebook.cells[2].source = "print(2)"
-    assert headless.source_hash(notebook) != first
+    assert headless.source_hash(notebook.cells) != first
     notebook.cells[2].source = "print(1)"
     raised = methods.METHODS["ut"].__class__(**vars(methods.METHODS["ut"]) | {"version": 99})
     monkeypatch.setitem(methods.METHODS, "ut", raised)
-    assert headless.source_hash(notebook) != first
+    assert headless.source_hash(notebook.cells) != first
 
 
 def test_every_room_with_a_version_is_in_the_hash():
