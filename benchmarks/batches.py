@@ -58,7 +58,7 @@ def overhead() -> Figure:
         times = {}
         for count in (1, 13):  # the first task pays for the cluster and the warm process
             store = Store(Path(place, f"store-{count}"))
-            plan = batch.plan(sweep, store, limit=count)
+            plan = batch.plan(sweep, store.folder, store, limit=count)
             options = batch.Options(request=Request(workers=1))
             times[count] = seconds(lambda p=plan, s=store, o=options: batch.execute(p, s, o))
         whole = (times[13] - times[1]) / 12

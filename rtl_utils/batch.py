@@ -5,9 +5,12 @@ of one sweep share the work: a task belongs to the one that holds its lease.
 """
 
 import logging
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,15 +22,16 @@ from rtl_utils import launchers, provenance
 from rtl_utils.forks import ForkServer
 from rtl_utils.grid import Sweep, Task
 from rtl_utils.headless import NotebookFailed
-from rtl_utils.messages import cut, shown
-from rtl_utils.progress import Board
-from rtl_utils.store import Store, StoreError, TaskRecord
+from rtl_utils.messages import counted, cut, shown
+from rtl_utils.progress import Bar, Board
+from rtl_utils.store import Store, StoreError, TaskRecord, full, is_full
 
 TOPIC = "rtl-batch"  # of the events in which workers say how far they are
 ELSEWHERE = "elsewhere"  # status of a task that another batch is executing
 _POLL = 0.1  # seconds between two looks at what is running
 _LOOK = 1.0  # seconds between two looks at the workers, and at what other batches do
 _EVERY = 0.5  # seconds between two events of one worker
+_VERIFIED_AT_ONCE = 2_000  # runs
 _CONNECT = 20.0  # seconds that a scheduler may take to answer
 
 
@@ -54,6 +58,7 @@ class Plan:
     Args:
         sweep: that is executed.
         folder: where executed notebooks are put.
+        records: task key -> what the store knows of it.
         done: executed, and their runs are in the store.
         failed: failed or timed out earlier, and are left as they are.
         waiting: are executed.
@@ -63,6 +68,7 @@ class Plan:
 
     sweep: Sweep
     folder: Path
+    records: Mapping[str, TaskRecord]
     done: Sequence[Task]
     failed: Sequence[tuple[Task, TaskRecord]]
     waiting: Sequence[Task]
@@ -84,6 +90,7 @@ class Job(NamedTuple):
         folder: of the executed notebook.
         cores: for training.
         seconds: after which it is ended; None for no limit.
+        before: when its latest execution began, as the batch saw it; None if there was none.
     """
 
     task: str
@@ -96,6 +103,7 @@ class Job(NamedTuple):
     folder: str
     cores: int
     seconds: float | None
+    before: str | None
 
 
 class Outcome(NamedTuple):
@@ -115,18 +123,25 @@ class Outcome(NamedTuple):
 
 
 def plan(
-    sweep: Sweep, store: Store, *, retry_failed: bool = False, limit: int | None = None
+    sweep: Sweep,
+    folder: Path,
+    store: Store | None,
+    *,
+    retry_failed: bool = False,
+    limit: int | None = None,
 ) -> Plan:
     """What there is to do for a sweep.
 
     Args:
         sweep: its tasks.
-        store: that remembers what was done.
+        folder: of the store.
+        store: that remembers what was done; None where there is none yet.
         retry_failed: whether tasks that failed or timed out are executed again.
         limit: the most tasks that are executed now; None for all.
     """
-    records = {record.task: record for record in store.tasks(sweep=sweep.name)}
-    lacking = _lacking(store, records.values())
+    found = [] if store is None else store.tasks(sweep=sweep.name)
+    records = {record.task: record for record in found}
+    lacking = set() if store is None else _lacking(store, found)
     done: list[Task] = []
     failed: list[tuple[Task, TaskRecord]] = []
     waiting: list[Task] = []
@@ -140,9 +155,9 @@ def plan(
         else:
             waiting.append(task)
     now = waiting if limit is None else waiting[:limit]
-    folder = store.folder / "batch" / sweep.name
     later = waiting[len(now) :]
-    return Plan(sweep, folder, done, failed, now, later, _typical(sweep, store))
+    typical = None if store is None else _typical(sweep, store)
+    return Plan(sweep, folder / "batch" / sweep.name, records, done, failed, now, later, typical)
 
 
 def execute(plan: Plan, store: Store, options: Options) -> dict[str, Outcome]:
@@ -177,9 +192,16 @@ def perform(job: Job) -> Outcome:
         if job.task not in held:
             return Outcome(job.task, ELSEWHERE)
         for record in store.tasks(keys=[job.task]):
-            if record.status == "done" and not _lacking(store, [record]):
-                return Outcome(job.task, "done", kept=record.executed)  # by another batch, just now
+            if _just_ended(record, job, store):  # in another batch
+                return Outcome(job.task, record.status, record.message, record.executed)
         return _executed(job, store)
+
+
+def _just_ended(record: TaskRecord, job: Job, store: Store) -> bool:
+    """Whether a task has ended since the batch looked."""
+    if record.status == "done":
+        return not _lacking(store, [record])
+    return record.status != "running" and record.started != job.before
 
 
 def _executed(job: Job, store: Store) -> Outcome:
@@ -207,7 +229,7 @@ def _executed(job: Job, store: Store) -> Outcome:
             Path(job.notebook),
             job.parameters,
             Path(job.folder),
-            name=f"{job.name}.ipynb",
+            name=f"{job.name}-{job.task[:6]}.ipynb",  # an edited sweep has another key
             limits=kernels.Limits(job.cores, job.seconds, environment),
             forks=_forks(job.cores),
             show=_reporter(job),
@@ -216,7 +238,11 @@ def _executed(job: Job, store: Store) -> Outcome:
     except NotebookFailed as error:
         kept = None if error.kept is None else str(error.kept)
         outcome = Outcome(job.task, error.status, error.reason, kept)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        if is_full(error):  # nothing can be recorded either; the task is left to be done
+            raise full(Path(job.folder)) from error
+        outcome = Outcome(job.task, "failed", f"{error.strerror}: {error.filename}")
+    except ValueError as error:
         outcome = Outcome(job.task, "failed", cut(str(error)))
     kept = outcome.kept and _relative(Path(outcome.kept), store.folder)
     seconds = round(time.monotonic() - began, 3)
@@ -225,15 +251,28 @@ def _executed(job: Job, store: Store) -> Outcome:
     return outcome
 
 
-@cache
+_ONCE = threading.Lock()  # a worker may have several threads
+
+
 def _store(folder: str, url: str | None) -> Store:
     """The store, opened once per worker."""
+    with _ONCE:
+        return _opened(folder, url)
+
+
+def _forks(cores: int) -> ForkServer | None:
+    """The warm process from which this worker's kernels are forked; it ends with the worker."""
+    with _ONCE:
+        return _warm(cores)
+
+
+@cache
+def _opened(folder: str, url: str | None) -> Store:
     return Store(folder, url)
 
 
 @cache
-def _forks(cores: int) -> ForkServer | None:
-    """The warm process from which this worker's kernels are forked; it ends with the worker."""
+def _warm(cores: int) -> ForkServer | None:
     return ForkServer(cores) if ForkServer.available() else None
 
 
@@ -290,15 +329,13 @@ class _Driver:
         return self.outcomes
 
     def _hear(self, event: tuple[float, Mapping[str, str]]) -> None:
-        self.said[event[1]["task"]] = event[1]
+        if event[1]["task"] in {job.task for job in list(self.running.values())}:
+            self.said[event[1]["task"]] = event[1]
 
     def _room(self) -> int:
         """How many runs the workers that there are now can execute at once."""
         if self.client.status not in ("running", "connecting"):
-            raise ValueError(
-                "the connection to the scheduler is lost; finished runs are kept, and the same "
-                "command carries on"
-            )
+            raise _lost()
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         if not self.gpus:
             return sum(worker["nthreads"] for worker in workers)
@@ -317,8 +354,12 @@ class _Driver:
         if not self.running:
             time.sleep(_POLL)
             return
-        with suppress(TimeoutError):
+        try:
             wait(list(self.running), timeout=_POLL, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            return
+        except CancelledError as error:
+            raise _lost() from error
         for future in [future for future in self.running if future.done()]:
             job = self.running.pop(future)
             outcome = self._outcome(future, job)
@@ -335,6 +376,8 @@ class _Driver:
         """
         from distributed import KilledWorker
 
+        if future.cancelled():
+            raise _lost()
         error = future.exception()
         if error is None:
             outcome: Outcome = future.result()
@@ -346,9 +389,10 @@ class _Driver:
         return self._failed(job, "its worker died again and again, as where memory runs out")
 
     def _failed(self, job: Job, message: str) -> Outcome:
-        """Record a task that could not do so itself."""
-        for record in self.store.tasks(keys=[job.task]):
-            self.store.save_task(record._replace(status="failed", message=message))
+        """Record a task that could not do so itself, unless another batch has it meanwhile."""
+        with self.store.lease([job.task]) as held:
+            for record in self.store.tasks(keys=sorted(held)):
+                self.store.save_task(record._replace(status="failed", message=message))
         return Outcome(job.task, "failed", message)
 
     def _end(self, outcome: Outcome, job: Job) -> None:
@@ -381,7 +425,7 @@ class _Driver:
             event = self.said.get(job.task)
             lines.append(f"{job.name} ({event['where']}): {event['now']}" if event else job.name)
         if self.elsewhere:
-            lines.append(f"{len(self.elsewhere)} runs are executed by another batch")
+            lines.append(f"another batch executes {counted(len(self.elsewhere), 'run')}")
         if waiting and not room:
             lines.append("waiting for the first worker")
         return lines
@@ -405,24 +449,65 @@ def _client(options: Options) -> Iterator[Any]:
             with client:
                 yield client
             return
-        cluster = launchers.find(options.launcher)(options.request)
+        with _uninterrupted():
+            cluster = launchers.start(options.launcher, options.request)
+            client = _connected(cluster, options.launcher)
         try:
-            with Client(cluster) as client:
+            with client:
                 yield client
         finally:
             cluster.close(timeout=_CONNECT)
 
 
+def _connected(cluster: Any, launcher: str) -> Any:
+    """A client of a cluster that has just been started; closes the cluster if it is none."""
+    from distributed import Client
+
+    try:
+        return Client(cluster)
+    except Exception as error:
+        with suppress(Exception):  # it did not start, so it may not close either
+            cluster.close(timeout=_CONNECT)
+        reason = cut(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"the cluster of launcher {launcher} did not start ({reason})") from error
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Dask's own lines on stderr: what matters is in the outcomes."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the cluster is there, and is for this process alone.
+
+    Threads and workers that start inside inherit that SIGINT does not reach them, so that none of
+    them prints a traceback; they end with this process.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        logger.setLevel(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _lost() -> ValueError:
+    return ValueError(
+        "the connection to the scheduler is lost; finished runs are kept, and the same command "
+        "carries on"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Dask's own lines on stderr: what matters is in the outcomes."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _job(task: Task, plan: Plan, store: Store, options: Options) -> Job:
@@ -438,20 +523,32 @@ def _job(task: Task, plan: Plan, store: Store, options: Options) -> Job:
         str(plan.folder.resolve()),
         options.request.cores,
         options.timeout,
+        plan.records[task.key].started if task.key in plan.records else None,
     )
 
 
 def _lacking(store: Store, records: Iterable[TaskRecord]) -> set[str]:
-    """Finished tasks whose executed notebook is gone, or some of whose runs the store has lost."""
+    """Finished tasks whose executed notebook is gone, or some of whose runs are lost or damaged."""
     done = [record for record in records if record.status == "done"]
     used = store.runs_of([record.task for record in done])
-    there = store.keys()
+    there = _whole(store, list(dict.fromkeys(run for runs in used.values() for run in runs)))
     return {
         record.task
         for record in done
         if not (record.executed and (store.folder / record.executed).is_file())
         or not there.issuperset(used.get(record.task, ()))
     }
+
+
+def _whole(store: Store, runs: Sequence[str]) -> set[str]:
+    """The runs among these whose rows verify."""
+    found: set[str] = set()
+    with Bar(len(runs), "verifying stored runs", "runs", leave=False) as bar:
+        for start in range(0, len(runs), _VERIFIED_AT_ONCE):
+            part = runs[start : start + _VERIFIED_AT_ONCE]
+            found |= store.status(part).keys()
+            bar.update(len(part))
+    return found
 
 
 def _typical(sweep: Sweep, store: Store) -> float | None:

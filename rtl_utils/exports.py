@@ -82,7 +82,9 @@ def write_rows(runs: Iterable[Run | Asked], store: Store, path: Path) -> pd.Data
         OSError: if the file cannot be written.
     """
     if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"name a file that ends with {' or '.join(_FORMATS)}; got {shown(path)}")
+        raise ValueError(
+            f"name a file that ends with {' or '.join(_FORMATS)}; got {shown(str(path))}"
+        )
     rows = rows_of(runs, store)
     if not len(rows):
         raise ValueError(f"{store.folder} has no values after training of the runs that are asked")

@@ -323,7 +323,8 @@ def _failed(path: Path, executed: Path, error: Exception) -> NotebookFailed | No
     status = "timeout" if isinstance(error, TimedOut) else "failed"
     if isinstance(error, PapermillExecutionError):
         message = " ".join(str(error.evalue).split())
-        reason = f"in cell [{error.exec_count}]: {error.ename}: {message}"
+        said = f"{error.ename}: {message}" if message else error.ename
+        reason = f"in cell [{error.exec_count}]: {said}"
     elif isinstance(error, KernelDied | TimedOut):
         reason = str(error)
     else:

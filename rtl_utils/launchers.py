@@ -17,11 +17,12 @@ thread each. A site's own is a file with a function `launch`, given as `--launch
 import logging
 import os
 import runpy
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rtl_utils.messages import shown
+from rtl_utils.messages import cut, shown
 
 GPU = "GPU"  # name of the Dask resource that a run on a GPU asks for
 _MEMORY = "4 GB"  # of a job in a queue, unless its option says otherwise
@@ -62,20 +63,42 @@ def find(name: str) -> Launcher:
         )
     if not Path(name).is_file():
         raise ValueError(f"--launcher {shown(name)} is not a file; the name is relative to here")
-    launch = runpy.run_path(name).get("launch")
+    try:
+        launch = runpy.run_path(name).get("launch")
+    except Exception as error:  # the file is the user's
+        raise ValueError(f"{name} cannot be run as a launcher ({_said(error)})") from error
     if not callable(launch):
         raise ValueError(f"{name} must define a function `launch(request)`; it does not")
     found: Launcher = launch
     return found
 
 
+def start(name: str, request: Request) -> Any:
+    """A cluster of the launcher of that name.
+
+    Raises:
+        ValueError: if it cannot start.
+    """
+    launch = find(name)
+    try:
+        cluster = launch(request)
+    except ValueError:
+        raise
+    except Exception as error:  # a launcher of one's own can raise anything
+        raise ValueError(f"launcher {name} could not start ({_said(error)})") from error
+    if not hasattr(cluster, "close"):
+        raise ValueError(f"launch(request) of {name} must return a Dask cluster; got {cluster!r}")
+    return cluster
+
+
+def _said(error: Exception) -> str:
+    return cut(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
+
+
 def local(request: Request) -> Any:
     """Workers on this machine: as many as its cores, or its GPUs, have room for."""
     from distributed import Nanny, Scheduler, SpecCluster
 
-    if request.options:
-        named = ", ".join(request.options)
-        raise ValueError(f"the launcher local has no options; got {named}")
     places = _places(request)
     common = {
         "nthreads": 1,
@@ -107,6 +130,10 @@ def _places(request: Request) -> list[dict[str, Any]]:
     """What is particular to each local worker: the GPUs that it sees."""
     from loky import cpu_count
 
+    if request.options:
+        named = ", ".join(request.options)
+        raise ValueError(f"the launcher local has no options; got {named}")
+
     cores = cpu_count()  # as the container and LOKY_MAX_CPU_COUNT say
     if request.cores > cores:
         raise ValueError(
@@ -119,8 +146,8 @@ def _places(request: Request) -> list[dict[str, Any]]:
     room = len(gpus) // request.gpus
     if room == 0 or (request.workers or 1) > room:
         raise ValueError(
-            f"{request.workers or 1} runs with {request.gpus} GPUs each are asked for, and this "
-            f"machine has {len(gpus)}; ask for fewer with --gpus-per-run or --workers"
+            f"GPUs asked for: {request.gpus} for each of {request.workers or 1} runs at once; this "
+            f"machine has {len(gpus)}: ask for fewer with --gpus-per-run or --workers"
         )
     shares = [gpus[k * request.gpus : (k + 1) * request.gpus] for k in range(room)]
     return [
@@ -139,8 +166,11 @@ def _gpus() -> list[str]:
     return [str(k) for k in range(torch.cuda.device_count())]
 
 
-def _queue(cluster: str) -> Launcher:
-    """A launcher for a batch system that dask-jobqueue knows: one job per worker."""
+def _queue(cluster: str, submit: str) -> Launcher:
+    """A launcher for a batch system that dask-jobqueue knows, by its command that submits a job.
+
+    One job is one worker.
+    """
 
     def launch(request: Request) -> Any:
         try:
@@ -149,11 +179,18 @@ def _queue(cluster: str) -> Launcher:
             raise ValueError(
                 "this launcher needs dask-jobqueue: pip install 'rtl-utils[cluster]'"
             ) from None
+        if shutil.which(submit) is None:
+            raise ValueError(
+                f"this launcher calls {submit}, which is not on this machine; call `rtl batch` "
+                "where jobs are submitted"
+            )
         extra = ["--nthreads", "1"]
         if request.gpus:
             extra += ["--resources", f"{GPU}={request.gpus}"]
         settings: dict[str, Any] = {"cores": request.cores, "processes": 1, "memory": _MEMORY}
         settings["worker_extra_args"] = extra
+        if cluster == "HTCondorCluster":
+            settings["disk"] = _MEMORY  # it must be told
         if request.gpus and cluster == "SLURMCluster":
             settings["job_extra_directives"] = [f"--gpus={request.gpus}"]
         try:
@@ -170,10 +207,10 @@ def _queue(cluster: str) -> Launcher:
 
 LAUNCHERS: dict[str, Launcher] = {
     "local": local,
-    "slurm": _queue("SLURMCluster"),
-    "pbs": _queue("PBSCluster"),
-    "sge": _queue("SGECluster"),
-    "lsf": _queue("LSFCluster"),
-    "htcondor": _queue("HTCondorCluster"),
-    "oar": _queue("OARCluster"),
+    "slurm": _queue("SLURMCluster", "sbatch"),
+    "pbs": _queue("PBSCluster", "qsub"),
+    "sge": _queue("SGECluster", "qsub"),
+    "lsf": _queue("LSFCluster", "bsub"),
+    "htcondor": _queue("HTCondorCluster", "condor_submit"),
+    "oar": _queue("OARCluster", "oarsub"),
 }

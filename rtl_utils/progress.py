@@ -8,11 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from rtl_utils.messages import counted
+
 T = TypeVar("T")
 
 FILE = "RTL_PROGRESS"  # environment variable: the file into which a headless kernel's bars write
 _EVERY = 0.2  # seconds between two writes into it
 _LINES = (5.0, 60.0)  # seconds between two plain lines: at first, and at most
+_REFRESH = 1.0  # seconds between two refreshes of a bar that does not move
 _BELOW = 16  # runs that are shown below the bar of a batch
 
 
@@ -105,16 +108,9 @@ class Cells:
         self._next = self._started + _LINES[0]
         self._bar: Any = None
         if sys.stderr is not None and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
-            size = (None, None) if known else (80, 24)  # of 0 columns tqdm shows nothing
-            self._bar = tqdm(
+            self._bar = _in_terminal(
                 desc=f"{name:22}",
-                file=sys.stderr,
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} cells [{elapsed}{postfix}]",
-                ncols=size[0],
-                nrows=size[1],
             )
         else:
             self._line("starts")
@@ -166,26 +162,28 @@ class Board:
         self.total = total
         self.done = 0
         self._started = time.monotonic()
-        self._next = self._started + _LINES[0]
+        self._next = self._started + _LINES[0]  # when the next plain line, or refresh, is due
         self._bar: Any = None
         self._below: list[Any] = []
         if sys.stderr is not None and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, desc=name, unit="run", file=sys.stderr)
+            self._bar = _in_terminal(total=total, desc=name, unit="run")
 
     def show(self, running: Sequence[str]) -> None:
         """Say what is running, one text per run: its name, where it runs and how far it is."""
         if self._bar is not None:
             self._show_below(running[:_BELOW])
+            if time.monotonic() >= self._next:  # the time goes on, also while nothing ends
+                self._next = time.monotonic() + _REFRESH
+                self._bar.refresh()
         elif time.monotonic() >= self._next:
             seconds = time.monotonic() - self._started
             self._next = time.monotonic() + min(max(_LINES[0], seconds / 4), _LINES[1])
             left = ""
             if self.done:
                 left = f", about {_clock(seconds / self.done * (self.total - self.done))} left"
+            done = f"{self.done} of {counted(self.total, 'run')}"
             self.message(
-                f"{self.name}: {self.done} of {self.total} runs ({_clock(seconds)}{left})"
+                f"{self.name}: {done} ({_clock(seconds)}{left})"
                 + "".join(f"\n  {text}" for text in running)
             )
 
@@ -210,14 +208,22 @@ class Board:
             self._bar.close()
 
     def _show_below(self, texts: Sequence[str]) -> None:
-        from tqdm import tqdm
-
         while len(self._below) < len(texts):
             position = len(self._below) + 1
-            line = tqdm(bar_format="  {desc}", position=position, leave=False, file=sys.stderr)
-            self._below.append(line)
+            self._below.append(_in_terminal(bar_format="  {desc}", position=position, leave=False))
         for k, line in enumerate(self._below):
-            line.set_description_str(texts[k] if k < len(texts) else "")
+            text = texts[k] if k < len(texts) else ""
+            if line.desc != text:
+                line.set_description_str(text)
+
+
+def _in_terminal(**options: Any) -> Any:
+    """A tqdm bar on stderr, which is a terminal."""
+    from tqdm import tqdm
+
+    known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    columns, rows = (None, None) if known else (80, 24)  # of 0 columns tqdm shows nothing
+    return tqdm(file=sys.stderr, ncols=columns, nrows=rows, **options)
 
 
 def _tqdm(total: int, desc: str, unit: str, leave: bool) -> Any:

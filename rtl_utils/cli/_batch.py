@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtl_utils.cli._console import complain, named_folder, named_values, say
-from rtl_utils.messages import cut, duration, shown
+from rtl_utils.messages import counted, cut, duration, shown
 
 if TYPE_CHECKING:  # their imports take seconds, and whoever mistypes an option need not wait
     from rtl_utils.batch import Options, Outcome, Plan
+    from rtl_utils.grid import Task
     from rtl_utils.store import Store, TaskRecord
 
 STATUSES = ("done", "failed", "timeout", "running", "stopped")
@@ -123,23 +124,33 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 def _batch(options: argparse.Namespace) -> int:
     from rtl_utils import batch, grid
-    from rtl_utils.progress import Bar
 
     chosen = _options(options)
     out = named_folder(options.out)
     sweep = grid.read(grid.find(options.sweep))
-    store = _store(out, options.store)
-    plan = batch.plan(sweep, store, retry_failed=options.retry_failed, limit=options.limit)
-    unchecked = [*plan.waiting, *plan.later]
-    with Bar(len(unchecked), "checking parameters", "sets", leave=False) as bar:
-        grid.check(unchecked, bar.update)
+    there = _is_there(out, options.store)
+    if not there:  # a sweep that is refused, or not to be executed, leaves no folder behind
+        _check(sweep.tasks)
+    store = _store(out, options.store) if there or not options.dry_run else None
+    again = {"retry_failed": options.retry_failed, "limit": options.limit}
+    plan = batch.plan(sweep, out, store, **again)
+    if there:
+        _check([*plan.waiting, *plan.later])
     say(_opening(plan, chosen), sys.stderr)
-    if options.dry_run:
+    if options.dry_run or store is None:
         for task in plan.waiting:
             say(f"to do: {task.name}")
         return 0
-    outcomes = batch.execute(plan, store, chosen)
-    return _summary(plan, outcomes, store)
+    return _summary(plan, batch.execute(plan, store, chosen), store)
+
+
+def _check(tasks: Sequence["Task"]) -> None:
+    """Raises ValueError for the first task that its notebook would refuse."""
+    from rtl_utils import grid
+    from rtl_utils.progress import Bar
+
+    with Bar(len(tasks), "checking parameters", "sets", leave=False) as bar:
+        grid.check(tasks, bar.update)
 
 
 def _options(options: argparse.Namespace) -> "Options":
@@ -169,7 +180,7 @@ def _opening(plan: "Plan", options: "Options") -> str:
         parts.insert(1, f"{len(plan.failed)} failed earlier (--retry-failed executes them again)")
     if plan.later:
         parts.append(f"{len(plan.later)} left for later by --limit")
-    text = f"{plan.sweep.name}: {len(plan.sweep.tasks)} runs: {', '.join(parts)}"
+    text = f"{plan.sweep.name}: {counted(len(plan.sweep.tasks), 'run')}: {', '.join(parts)}"
     return f"{text}; {_estimate(plan, options)}" if todo else text
 
 
@@ -190,33 +201,40 @@ def _summary(plan: "Plan", outcomes: Mapping[str, "Outcome"], store: "Store") ->
     """Say how the batch ended; returns the exit status."""
     names = {task.key: task.name for task in plan.sweep.tasks}
     bad = [outcome for outcome in outcomes.values() if outcome.status != "done"]
-    lines = [f"{names[o.task]}: {o.status}: {o.message}{_kept(o.kept)}" for o in bad[:_NAMED]]
+    lines = [
+        f"{names[o.task]}: {o.status}: {o.message}{_kept(o.kept, store)}" for o in bad[:_NAMED]
+    ]
     lines += [
         f"{task.name}: {record.status} earlier: {record.message}{_kept(record.executed, store)}"
         for task, record in plan.failed[: _NAMED - len(lines)]
     ]
-    for line in lines:
+    for line in lines[:_NAMED]:
         complain(line)
-    failed = len(bad) + len(plan.failed)
-    if failed > len(lines):
-        complain(f"{failed - len(lines)} more: `rtl runs --sweep {plan.sweep.name}` lists them")
+    failed = len(lines)
+    if failed > _NAMED:
+        complain(f"{failed - _NAMED} more: `rtl runs --sweep {plan.sweep.name}` lists them")
     done = len(plan.done) + len(outcomes) - len(bad)
-    say(f"{plan.sweep.name}: {done} of {len(plan.sweep.tasks)} runs done, {failed} failed")
+    every = counted(len(plan.sweep.tasks), "run")
+    say(f"{plan.sweep.name}: {done} of {every} done, {failed} failed")
     say(f"Executed notebooks: {plan.folder}")
     return 1 if failed else 0
 
 
-def _kept(path: str | None, store: "Store | None" = None) -> str:
-    if path is None:
-        return ""
-    return f" (its cells so far: {path if store is None else store.folder / path})"
+def _kept(path: str | None, store: "Store") -> str:
+    return "" if path is None else f" (its cells so far: {store.folder / path})"
 
 
 def _runs(options: argparse.Namespace) -> int:
     out = named_folder(options.out)
     _check_there(out, options.store)
     store = _store(out, options.store)
-    records = store.tasks(sweep=options.sweep)
+    name = None if options.sweep is None else Path(options.sweep).stem
+    records = store.tasks(sweep=name)
+    if name is not None and not records:
+        known = dict.fromkeys(record.sweep for record in store.tasks())
+        raise ValueError(
+            f"no run of a sweep {shown(name)} is known here; there are {', '.join(known) or 'none'}"
+        )
     unfinished = [record.task for record in records if record.status == "running"]
     held = store.leased(unfinished)
     every = [(_status(record, held), record) for record in records]
@@ -225,7 +243,7 @@ def _runs(options: argparse.Namespace) -> int:
         say(_line(status, record, held))
     counts = {s: sum(status == s for status, _ in listed) for s in STATUSES}
     total = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    say(f"{len(listed)} runs{f': {total}' if total else ''}")
+    say(f"{counted(len(listed), 'run')}{f': {total}' if total else ''}")
     return 0
 
 
@@ -238,7 +256,9 @@ def _line(status: str, record: "TaskRecord", held: Mapping[str, str]) -> str:
     took = "" if record.seconds is None else duration(record.seconds)
     place = record.executed or held.get(record.task, "")
     values = ", ".join(f"{k}={v}" for k, v in record.parameters.items() if k != "out")
-    name = Path(record.executed).stem if record.executed else f"{record.notebook} {cut(values, 80)}"
+    name = f"{record.notebook} {cut(values, 80)}"
+    if record.executed:
+        name = Path(record.executed).name.removesuffix(".ipynb").removesuffix(".partial")
     message = f"  {record.message}" if record.message else ""
     return f"{status:8} {took:>12}  {record.sweep}  {name}  {place}{message}"
 
@@ -260,7 +280,7 @@ def _results(options: argparse.Namespace) -> int:
         runs, left_out = _current(store, tasks)
         written = exports.write_rows(runs, store, path).run.nunique()
         old = f"; {left_out} of earlier versions are left out" if left_out else ""
-        say(f"Written: {path} ({written} runs{old})")
+        say(f"Written: {path} ({counted(written, 'run')}{old})")
         return 0
     if tasks is None:
         raise ValueError(
@@ -277,9 +297,8 @@ def _publish(
     from rtl_utils import exports
 
     name = Path(sweep).stem
-    command = f"rtl batch sweeps/{name}.yaml"
-    published = exports.publish(name, store, folder, command, tasks, note)
-    say(f"Written: {folder} ({published.runs} runs)")
+    published = exports.publish(name, store, folder, f"rtl batch {sweep}", tasks, note)
+    say(f"Written: {folder} ({counted(published.runs, 'run')})")
     if published.unfinished:
         complain(f"{name} is not finished for seeds {_listed(published.unfinished)}")
     if published.kept:
@@ -338,14 +357,15 @@ def _current(
     old = len({key for key, _ in wanted} - {key for key, _ in found})
     if not found:
         what = "the sweep" if tasks is not None else "this version"
-        raise ValueError(f"{store.folder} holds no runs of {what} ({old} of earlier ones)")
+        others = f" ({old} of earlier ones)" if old else ""
+        raise ValueError(f"{store.folder} holds no runs of {what}{others}")
     return found, old
 
 
 def _store(out: Path, url: str | None) -> "Store":
     from rtl_utils.store import Store
 
-    if url is not None and "://" not in url:
+    if url is not None and ("://" not in url or url.startswith("sqlite")):
         raise ValueError(
             "--store must be the URL of a database, such as postgresql+psycopg://user@host/name; "
             f"a folder is named with --out; got {shown(url)}"
@@ -353,9 +373,13 @@ def _store(out: Path, url: str | None) -> "Store":
     return Store(out, url)
 
 
+def _is_there(out: Path, url: str | None) -> bool:
+    return url is not None or (out / "results.db").is_file()
+
+
 def _check_there(out: Path, url: str | None) -> None:
     """Raises ValueError where there is no store to read."""
-    if url is None and not (out / "results.db").is_file():
+    if not _is_there(out, url):
         raise ValueError(
             f"{out} holds no results.db; name the folder that the notebooks' parameter `out`, or "
             "the --out of `rtl batch`, named"
@@ -363,15 +387,14 @@ def _check_there(out: Path, url: str | None) -> None:
 
 
 def _count(text: str) -> int:
-    number = _count_or_none(text)
-    if number == 0:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more; got {shown(text)}")
-    return number
+    return int(text)
 
 
 def _count_or_none(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"must be a whole number; got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more; got {shown(text)}")
     return int(text)
 
 

@@ -134,7 +134,10 @@ def give_up_stdout() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and no log lines of libraries: they are not for the one who types a command."""
+    """No warnings and no log lines of libraries: they are not for the one who types a command.
+
+    The package's own warnings, such as of damaged runs, are lines on stderr.
+    """
     loggers = [logging.getLogger(name) for name in ("asyncio", "papermill", "traitlets")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -143,11 +146,19 @@ def quiet() -> Iterator[None]:
         del os.environ[name]  # a value that tqdm cannot read would stop its import
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("always")
+            warnings.showwarning = _show_warning
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> None:
+    if category.__module__.startswith("rtl_utils"):
+        complain(str(message))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from rtl_utils.store._records import (
     Row,
     StoreError,
     TaskRecord,
+    full,
+    is_full,
 )
 from rtl_utils.store._store import Store
 
@@ -18,4 +20,6 @@ __all__ = [
     "Store",
     "StoreError",
     "TaskRecord",
+    "full",
+    "is_full",
 ]
