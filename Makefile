@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 RTL := $(BIN)/python -m rtl_utils.cli
-PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
+# a file's tests stay together, as they share what is costly; the long files come first
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"

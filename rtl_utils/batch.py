@@ -209,18 +209,7 @@ def _executed(job: Job, store: Store) -> Outcome:
     from rtl_utils import headless, kernels
 
     began = time.monotonic()
-    record = TaskRecord(
-        job.task,
-        job.sweep,
-        Path(job.notebook).name,
-        job.parameters,
-        "running",
-        None,
-        None,
-        provenance.host(),
-        provenance.now(),
-        None,
-    )
+    record = _begun(job)
     store.save_task(record)
     environment = {"RTL_TASK": job.task} | ({"RTL_STORE": job.url} if job.url else {})
     outcome = Outcome(job.task, "done")
@@ -249,6 +238,21 @@ def _executed(job: Job, store: Store) -> Outcome:
     status, message = outcome.status, outcome.message
     store.save_task(record._replace(status=status, message=message, executed=kept, seconds=seconds))
     return outcome
+
+
+def _begun(job: Job) -> TaskRecord:
+    return TaskRecord(
+        job.task,
+        job.sweep,
+        Path(job.notebook).name,
+        job.parameters,
+        "running",
+        message=None,
+        executed=None,
+        host=provenance.host(),
+        started=provenance.now(),
+        seconds=None,
+    )
 
 
 _ONCE = threading.Lock()  # a worker may have several threads

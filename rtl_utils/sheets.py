@@ -68,11 +68,10 @@ def load(path: Path, where: str) -> Any:
         raise ValueError(f"{where} must be UTF-8 text ({error.reason})") from error
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        if isinstance(error, yaml.composer.ComposerError) and "document" in str(error.context):
-            raise ValueError(
-                f"{where} must hold one YAML document; another begins{line}"
-            ) from error
-        raise ValueError(f"{where} is not YAML{line}: {error.problem or error.context}") from error
+        what = error.problem or error.context
+        if what == "but found another document":
+            what = "it must hold one document, and another begins"
+        raise ValueError(f"{where} is not YAML{line}: {what}") from error
     except yaml.YAMLError as error:
         raise ValueError(
             f"{where} is not YAML: {cut(' '.join(str(error).split()), 200)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_batch
 import torch
 from hypothesis import settings
 from small_postgres import Postgres
@@ -181,3 +182,19 @@ def small_disk(tmp_path):
     mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
     yield mount
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def finished_batch(tmp_path_factory):
+    """A sweep of four seeds that was executed: (its file, its store, what `rtl batch` said)."""
+    folder = tmp_path_factory.mktemp("finished")
+    sweep = small_batch.write(folder)
+    out = folder / "store"
+    done = small_batch.rtl("batch", sweep, "--out", out)
+    return sweep, out, done
+
+
+@pytest.fixture(scope="session")
+def batch_rows(finished_batch):
+    """The rows of an undisturbed batch, without what differs from one training to the next."""
+    return small_batch.rows_of(finished_batch[1])

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import small_notebooks
 import yaml
 
@@ -70,3 +71,22 @@ def executed(out, sweep="small"):
             ]
             found[json.loads(line.split("=")[1])[0]] = path
     return found
+
+
+RUNS_PER_SEED = {"backbone", "scratch", "ft"}
+MADE = ["commit", "clean", "date", "seconds"]  # what differs from one training to the next
+
+
+def rows_of(out, *options):
+    """What `rtl results` writes, without what differs from one training to the next."""
+    path = out / "rows.csv"
+    done = rtl("results", path, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    return pd.read_csv(path, dtype={"run": str}).drop(columns=MADE)
+
+
+def assert_complete(rows, seeds):
+    """Every run of every seed once, with all its values once."""
+    assert not rows.duplicated(["run", "metric"]).any()
+    runs = rows.drop_duplicates("run").groupby("seed").method.agg(sorted)
+    assert runs.to_dict() == {seed: sorted(RUNS_PER_SEED) for seed in seeds}

@@ -1,82 +1,40 @@
-"""`rtl batch` as a user calls it: real kernels, real trainings, real kills."""
+"""`rtl batch` as a user calls it: real kernels, real trainings, real clusters."""
 
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 
 import pandas as pd
-import psutil
 import pytest
 import small_batch
-from small_batch import executed, rtl, start
-from small_notebooks import descendants, lives, printed, wait_for
+from small_batch import MADE, assert_complete, executed, rows_of, rtl, start
+from small_notebooks import printed, wait_for
 
 from rtl_utils import batch, cli, grid, launchers
 from rtl_utils.store import Store
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
-RUNS_PER_SEED = {"backbone", "scratch", "ft"}
-MADE = ["commit", "clean", "date", "seconds"]  # what differs from one training to the next
-
-
-def rows_of(out, *options):
-    """What `rtl results` writes, without what differs from one training to the next."""
-    path = out / "rows.csv"
-    done = rtl("results", path, "--out", out, *options)
-    assert done.returncode == 0, done.stderr
-    return pd.read_csv(path, dtype={"run": str}).drop(columns=MADE)
-
-
-def assert_complete(rows, seeds):
-    """Every run of every seed once, with all its values once."""
-    assert not rows.duplicated(["run", "metric"]).any()
-    runs = rows.drop_duplicates("run").groupby("seed").method.agg(sorted)
-    assert runs.to_dict() == {seed: sorted(RUNS_PER_SEED) for seed in seeds}
-
-
-def assert_nothing_is_left(processes):
-    wait_for(lambda: not any(lives(p) for p in processes), seconds=15)
-    assert [p for p in processes if lives(p)] == []
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A sweep of four seeds that was executed: (its file, its store, what `rtl batch` said)."""
-    folder = tmp_path_factory.mktemp("finished")
-    sweep = small_batch.write(folder)
-    out = folder / "store"
-    done = rtl("batch", sweep, "--out", out)
-    return sweep, out, done
-
-
-@pytest.fixture(scope="module")
-def reference(finished):
-    return rows_of(finished[1])
-
 
 # What a batch leaves
 
 
-def test_every_task_becomes_a_notebook_and_its_rows(finished, reference):
-    _, out, done = finished
+def test_every_task_becomes_a_notebook_and_its_rows(finished_batch, batch_rows):
+    _, out, done = finished_batch
     assert done.returncode == 0, done.stderr
     assert "small: 4 of 4 runs done, 0 failed" in done.stdout
     assert sorted(executed(out)) == [0, 1, 2, 3]
-    assert_complete(reference, range(4))
+    assert_complete(batch_rows, range(4))
     for path in executed(out).values():
         assert printed(path).split()[0] == "1"  # the cores of a task
 
 
-def test_a_finished_batch_is_skipped_and_its_runs_are_listed(finished):
-    sweep, out, _ = finished
+def test_a_finished_batch_is_skipped_and_its_runs_are_listed(finished_batch):
+    sweep, out, _ = finished_batch
     before = {path: path.stat().st_mtime_ns for path in executed(out).values()}
     again = rtl("batch", sweep, "--out", out)
     assert again.returncode == 0
@@ -88,30 +46,32 @@ def test_a_finished_batch_is_skipped_and_its_runs_are_listed(finished):
     assert rtl("runs", "--out", out, "--status", "failed").stdout == "0 runs\n"
 
 
-def test_results_are_tidy_files_with_provenance(finished, reference, tmp_path):
-    _, out, _ = finished
+def test_results_are_tidy_files_with_provenance(finished_batch, batch_rows, tmp_path):
+    _, out, _ = finished_batch
     assert rtl("results", tmp_path / "rows.parquet", "--out", out).returncode == 0
     rows = pd.read_parquet(tmp_path / "rows.parquet")
     assert {*MADE, "processor", "threads", "torch"} <= set(rows)
-    assert sorted(rows.run) == sorted(reference.run)
+    assert sorted(rows.run) == sorted(batch_rows.run)
     assert rtl("results", tmp_path / "small", "--sweep", "small", "--out", out).returncode == 0
     manifest = json.loads((tmp_path / "small" / "manifest.json").read_text())
     assert manifest["runs_per_seed"] == {str(seed): 3 for seed in range(4)}
     assert len(list((tmp_path / "small").glob("seed-*.csv"))) == 4
 
 
-def test_what_was_deleted_is_made_again_and_nothing_else(finished, reference, tmp_path):
-    sweep, out, _ = finished
+def test_what_was_deleted_is_made_again_and_nothing_else(finished_batch, batch_rows, tmp_path):
+    sweep, out, _ = finished_batch
     executed(out)[2].unlink()
     again = rtl("batch", sweep, "--out", out)
     assert "3 done, 1 to do; about" in again.stderr  # an estimate, as others were executed
     assert again.returncode == 0
     assert sorted(executed(out)) == [0, 1, 2, 3]
-    pd.testing.assert_frame_equal(rows_of(out), reference)
+    pd.testing.assert_frame_equal(rows_of(out), batch_rows)
 
 
-def test_a_damaged_run_is_named_and_its_task_is_executed_again(finished, reference, tmp_path):
-    sweep, out, _ = finished
+def test_a_damaged_run_is_named_and_its_task_is_executed_again(
+    finished_batch, batch_rows, tmp_path
+):
+    sweep, out, _ = finished_batch
     damaged = tmp_path / "store"
     shutil.copytree(out, damaged)
     with sqlite3.connect(damaged / "results.db") as database:
@@ -124,7 +84,7 @@ def test_a_damaged_run_is_named_and_its_task_is_executed_again(finished, referen
     assert again.returncode == 0, again.stderr
     assert f"1 run is damaged and left out ({run})" in again.stderr
     assert "3 done, 1 to do" in again.stderr
-    pd.testing.assert_frame_equal(rows_of(damaged), reference)
+    pd.testing.assert_frame_equal(rows_of(damaged), batch_rows)
 
 
 # Parameters
@@ -197,148 +157,6 @@ def test_a_run_past_its_time_is_ended_and_marked(tmp_path):
     assert done.returncode == 1
     assert re.search(r"timeout: in cell \[\d\]: it ran longer than 12 s", done.stderr)
     assert "1 timeout" in rtl("runs", "--out", tmp_path / "store").stdout
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_within_seconds_and_says_how_to_carry_on(number, tmp_path):
-    sweep = small_batch.write(tmp_path, "time.sleep(600)", grid={"seeds": [0, 1]})
-    out = tmp_path / "store"
-    process = start("batch", sweep, "--out", out, start_new_session=True)
-    assert wait_for(lambda: len(Store(out).tasks(status="running")) == 2)
-    time.sleep(3)
-    left = descendants(process.pid)
-    began = time.monotonic()
-    os.killpg(process.pid, number)  # as a terminal does
-    _, said = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
-    assert process.returncode == 128 + number
-    assert said.splitlines()[-1] == "rtl: stopped; the same command carries on where it stopped"
-    assert "Traceback" not in said
-    assert_nothing_is_left(left)
-    assert "2 stopped" in rtl("runs", "--out", out).stdout
-
-
-def test_kills_at_random_moments_lose_and_double_nothing(reference, tmp_path):
-    draw = random.Random(0)
-    sweep = small_batch.write(tmp_path)
-    out = tmp_path / "store"
-    for _ in range(10):
-        process = start("batch", sweep, "--out", out, stderr=subprocess.DEVNULL)
-        time.sleep(draw.uniform(2, 9))
-        family = [psutil.Process(process.pid), *descendants(process.pid)]
-        victim = draw.choice(family)
-        victim.kill()
-        time.sleep(0.5)
-        process.kill()
-        process.communicate()
-        assert_nothing_is_left(family)
-    done = rtl("batch", sweep, "--out", out, "--retry-failed")
-    assert done.returncode == 0, done.stderr
-    assert sorted(executed(out)) == [0, 1, 2, 3]
-    pd.testing.assert_frame_equal(rows_of(out), reference)
-    assert not list((out / "weights").glob("*.partial"))
-
-
-def test_a_killed_worker_or_kernel_is_replaced(reference, tmp_path):
-    sweep = small_batch.write(tmp_path, "time.sleep(2)")
-    out = tmp_path / "store"
-    process = start("batch", sweep, "--out", out)
-    assert wait_for(lambda: len(Store(out).tasks(status="running")) == 2)
-    worker = next(p for p in descendants(process.pid) if "spawn_main" in " ".join(p.cmdline()))
-    worker.kill()
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    pd.testing.assert_frame_equal(rows_of(out), reference)
-
-
-# Disks and databases
-
-
-def test_a_full_disk_stops_with_a_sentence_and_the_same_command_carries_on(
-    small_disk, reference, tmp_path
-):
-    sweep = small_batch.write(tmp_path)
-    out = small_disk("-o", "remount,size=1m")
-    stopped = rtl("batch", sweep, "--out", out)
-    assert stopped.returncode in (1, 2)
-    last = stopped.stderr.splitlines()[-1]
-    assert last.startswith("rtl: ") and "the disk is full" in last
-    assert "Traceback" not in stopped.stderr
-    assert not list(out.rglob("*.partial"))
-    small_disk("-o", "remount,size=200m")
-    done = rtl("batch", sweep, "--out", out, "--retry-failed")
-    assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(rows_of(out), reference)
-
-
-def test_a_finished_store_on_a_read_only_disk_can_be_read(
-    finished, small_disk, reference, tmp_path
-):
-    sweep, out, _ = finished
-    there = small_disk("-o", "remount,size=200m") / "store"
-    shutil.copytree(out, there)
-    small_disk("-o", "remount,ro")
-    again = rtl("batch", sweep, "--out", there)
-    assert again.returncode == 0, again.stderr
-    assert "4 of 4 runs done" in again.stdout
-    assert "4 runs: 4 done" in rtl("runs", "--out", there).stdout
-    assert rtl("results", tmp_path / "rows.csv", "--out", there).returncode == 0
-    rows = pd.read_csv(tmp_path / "rows.csv", dtype={"run": str}).drop(columns=MADE)
-    pd.testing.assert_frame_equal(rows, reference)
-    (more := tmp_path / "more").mkdir()
-    refused = rtl("batch", small_batch.write(more, name="more"), "--out", there)
-    assert refused.returncode == 2
-    assert "read" in refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
-
-
-def test_a_database_that_goes_away_in_the_middle_costs_nothing(postgres, reference, tmp_path):
-    sweep = small_batch.write(tmp_path, "time.sleep(1)")
-    out = tmp_path / "store"
-    process = start("batch", sweep, "--out", out, "--store", postgres.url)
-    store = Store(out, postgres.url)
-    assert wait_for(lambda: store.tasks(status="done"))
-    postgres.stop()
-    time.sleep(3)
-    postgres.start()
-    _, said = process.communicate(timeout=150)
-    assert process.returncode == 0, said
-    assert not (out / "results.db").exists()
-    pd.testing.assert_frame_equal(rows_of(out, "--store", postgres.url), reference)
-
-
-# Company
-
-
-def test_two_batches_of_one_sweep_share_the_work(reference, tmp_path):
-    log = tmp_path / "log"
-    mark = f"open({str(log)!r}, 'a').write(f'{{seeds[0]}}\\n'); time.sleep(1)"
-    sweep = small_batch.write(tmp_path, mark)
-    out = tmp_path / "store"
-    both = [start("batch", sweep, "--out", out, "--workers", "1") for _ in range(2)]
-    said = [process.communicate(timeout=200) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert all("4 of 4 runs done, 0 failed" in text for text, _ in said)
-    assert sorted(log.read_text().split()) == ["0", "1", "2", "3"]  # each was executed once
-    pd.testing.assert_frame_equal(rows_of(out), reference)
-
-
-def test_a_backbone_that_tasks_share_is_trained_once_and_each_sees_gpus_of_its_own(tmp_path):
-    # the rate of the transfers differs; that of the backbone does not
-    train = (
-        "from dataclasses import replace\nfrom rtl_utils.training import Sgd\n"
-        "settings = replace(settings, source_sgd=Sgd(epochs=1, batch_size=5))\n"
-    )
-    grid = {"seeds": [0], "lr": [0.01, 0.02]}
-    train += small_batch.TRAIN
-    sweep = small_batch.write(tmp_path, "time.sleep(2)", grid=grid, train=train)
-    four = {"CUDA_VISIBLE_DEVICES": "3,5,6,7"}
-    out = tmp_path / "store"
-    done = rtl("batch", sweep, "--out", out, "--gpus-per-run", "2", environment=four)
-    assert done.returncode == 0, done.stderr
-    seen = {printed(path).split()[1] for path in (out / "batch" / "small").glob("*.ipynb")}
-    assert seen == {"3,5", "6,7"}
-    rows = rows_of(tmp_path / "store").drop_duplicates("run")
-    assert rows.method.value_counts().to_dict() == {"scratch": 2, "ft": 2, "backbone": 1}
 
 
 # Where tasks run
@@ -440,8 +258,8 @@ def test_a_launcher_that_cannot_start_is_one_sentence(text, said, tmp_path, monk
         launchers.start("slurm", launchers.Request())
 
 
-def test_a_plan_asks_for_nothing_that_is_done(finished):
-    sweep, out, _ = finished
+def test_a_plan_asks_for_nothing_that_is_done(finished_batch):
+    sweep, out, _ = finished_batch
     plan = batch.plan(grid.read(sweep), out, Store(out))
     assert len(plan.done) == 4 and not plan.waiting and not plan.failed
     assert plan.seconds > 0

@@ -48,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             complain(stopped)
             number = signalled.number if isinstance(signalled, Interrupted) else signal.SIGINT
             return 128 + number
-        except BrokenPipeError:  # of `rtl runs | head`: who reads has enough
-            return 0
         except (ValueError, OSError) as error:
             complain(sentence(error))
             return 2
