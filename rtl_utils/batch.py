@@ -419,8 +419,7 @@ class _Driver:
             if record is None or record.status == "running":  # the other one died
                 yield job
             else:
-                kept = record.executed and str(self.store.folder / record.executed)
-                self._end(Outcome(job.task, record.status, record.message, kept), job)
+                self._end(Outcome(job.task, record.status, record.message, record.executed), job)
 
     def _lines(self, waiting: int, room: int) -> list[str]:
         """What is running, and what is waited for, as texts for the board."""

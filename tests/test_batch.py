@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from small_batch import MADE, assert_complete, executed, rows_of, rtl, start
 from small_notebooks import printed, wait_for
 
 from rtl_utils import batch, cli, grid, launchers
+from rtl_utils.cli._batch import _summary
 from rtl_utils.store import Store
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -263,3 +265,16 @@ def test_a_plan_asks_for_nothing_that_is_done(finished_batch):
     plan = batch.plan(grid.read(sweep), out, Store(out))
     assert len(plan.done) == 4 and not plan.waiting and not plan.failed
     assert plan.seconds > 0
+
+
+def test_every_failure_is_counted_also_those_that_are_not_named(finished_batch, capsys):
+    sweep, out, _ = finished_batch
+    store = Store(out)
+    plan = batch.plan(grid.read(sweep), out, store)
+    (record,) = store.tasks(keys=[plan.done[0].key])
+    failed = [(plan.done[0], record._replace(status="failed", message="no luck"))] * 25
+    assert _summary(replace(plan, failed=failed), {}, store) == 1
+    said = capsys.readouterr()
+    assert said.err.count("no luck") == 20
+    assert "5 more: `rtl runs --sweep small` lists them" in said.err
+    assert "25 failed" in said.out

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,21 +56,19 @@ def _add_where(where: Any) -> None:
     )
     where.add_argument(
         "--workers",
-        type=_count,
+        type=_whole(1),
         metavar="N",
         help="runs at once (default: as many as the machine has cores; one job in a queue)",
     )
     where.add_argument(
-        "--cores-per-run", type=_count, default=1, metavar="N", help="for training (default: 1)"
+        "--cores-per-run", type=_whole(1), default=1, metavar="N", help="for training (default: 1)"
     )
-    where.add_argument(
-        "--gpus-per-run", type=_count_or_none, default=0, metavar="N", help="default: 0"
-    )
+    where.add_argument("--gpus-per-run", type=_whole(0), default=0, metavar="N", help="default: 0")
 
 
 def _add_which(which: Any) -> None:
     which.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
-    which.add_argument("--limit", type=_count, metavar="N", help="execute at most N runs now")
+    which.add_argument("--limit", type=_whole(1), metavar="N", help="execute at most N runs now")
     which.add_argument(
         "--retry-failed", action="store_true", help="execute runs again that failed or timed out"
     )
@@ -202,11 +200,12 @@ def _summary(plan: "Plan", outcomes: Mapping[str, "Outcome"], store: "Store") ->
     names = {task.key: task.name for task in plan.sweep.tasks}
     bad = [outcome for outcome in outcomes.values() if outcome.status != "done"]
     lines = [
-        f"{names[o.task]}: {o.status}: {o.message}{_kept(o.kept, store)}" for o in bad[:_NAMED]
+        f"{names[outcome.task]}: {outcome.status}: {outcome.message}{_kept(outcome.kept, store)}"
+        for outcome in bad
     ]
     lines += [
         f"{task.name}: {record.status} earlier: {record.message}{_kept(record.executed, store)}"
-        for task, record in plan.failed[: _NAMED - len(lines)]
+        for task, record in plan.failed
     ]
     for line in lines[:_NAMED]:
         complain(line)
@@ -386,16 +385,17 @@ def _check_there(out: Path, url: str | None) -> None:
         )
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more; got {shown(text)}")
-    return int(text)
+def _whole(least: int) -> Callable[[str], int]:
+    """What reads a whole number, `least` or more."""
 
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, {least} or more; got {shown(text)}"
+            )
+        return int(text)
 
-def _count_or_none(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more; got {shown(text)}")
-    return int(text)
+    return read
 
 
 def _seconds(text: str) -> float:
