@@ -284,10 +284,7 @@ def _reporter(job: Job) -> Any:
     """What tells the batch how far a task is, now and then."""
     from distributed import get_worker
 
-    try:
-        worker = get_worker()
-    except ValueError:  # called without a cluster
-        return lambda progress: None
+    worker = get_worker()
     last = 0.0
 
     def show(progress: Any) -> None:

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 _START = 120.0  # seconds that the server may take for its imports
@@ -97,8 +96,8 @@ class Forked:
 class ForkServer:
     """Forks kernels from a process that has imported what notebooks import.
 
-    The process starts with the first kernel. It ends with `close`, with the context, or when this
-    process ends, and takes its kernels with it.
+    The process starts with the first kernel. It ends with `close`, or when this process ends, and
+    takes its kernels with it.
 
     Args:
         cores: of a kernel whose environment does not say how many it has.
@@ -111,17 +110,6 @@ class ForkServer:
         self._connection: socket.socket | None = None
         self._usable = self.available()  # for further kernels
         self._lock = threading.Lock()
-
-    def __enter__(self) -> "ForkServer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @staticmethod
     def available() -> bool:

@@ -129,7 +129,7 @@ class Cells:
             self._bar.set_postfix_str(now)
         elif time.monotonic() >= self._next:
             seconds = time.monotonic() - self._started
-            self._next += min(max(_LINES[0], seconds / 4), _LINES[1])
+            self._next += _pause(seconds)
             inside = f", {now}" if now else ""
             cell = f"cell {min(done + 1, total)} of {total}"
             self._line(f"{cell}{inside} ({_clock(seconds)})")
@@ -177,7 +177,7 @@ class Board:
                 self._bar.refresh()
         elif time.monotonic() >= self._next:
             seconds = time.monotonic() - self._started
-            self._next = time.monotonic() + min(max(_LINES[0], seconds / 4), _LINES[1])
+            self._next = time.monotonic() + _pause(seconds)
             left = ""
             if self.done:
                 left = f", about {_clock(seconds / self.done * (self.total - self.done))} left"
@@ -215,6 +215,11 @@ class Board:
             text = texts[k] if k < len(texts) else ""
             if line.desc != text:
                 line.set_description_str(text)
+
+
+def _pause(seconds: float) -> float:
+    """Seconds until the next plain line of work that has taken so long."""
+    return min(max(_LINES[0], seconds / 4), _LINES[1])
 
 
 def _in_terminal(**options: Any) -> Any:

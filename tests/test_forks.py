@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 from small_notebooks import (
@@ -72,7 +73,7 @@ headless.execute(notebook, {"n": 600}, notebook.parent / "out", forks=server, sh
 
 @pytest.fixture(scope="module")
 def forks():
-    with ForkServer(2) as server:
+    with closing(ForkServer(2)) as server:
         yield server
 
 
@@ -185,7 +186,7 @@ def test_a_forked_kernel_that_listens_to_nothing_is_ended(forks, tmp_path):
 
 @pytest.mark.slow
 def test_kernels_end_with_their_server_and_plain_ones_follow(tmp_path):
-    with ForkServer(2) as server:
+    with closing(ForkServer(2)) as server:
         path = write(tmp_path / "01_a.ipynb", "print('so far')", TRAINING)
         killer = threading.Thread(
             target=lambda: (
@@ -245,7 +246,7 @@ def test_a_server_that_cannot_fork_is_asked_once(broken, tmp_path, monkeypatch, 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     caplog.set_level("DEBUG", "rtl_utils.forks")
     path = write(tmp_path / "01_a.ipynb", "import os\nprint(os.getppid())")
-    with ForkServer(1) as server:
+    with closing(ForkServer(1)) as server:
         assert printed(execute(path, server)) == f"{os.getpid()}\n"
         started = server.process
         assert server.fork([], {}, tmp_path, tmp_path / "log") is None

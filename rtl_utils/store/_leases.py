@@ -12,13 +12,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rtl_utils.store import _processes
 from rtl_utils.store._records import StoreError
-from rtl_utils.store._schema import LEASES
+from rtl_utils.store._schema import LEASES, parts
 
 T = TypeVar("T")
 
 BEAT = 10.0  # seconds between two signs of life
 EXPIRY = 60.0  # seconds without one, after which a holder on another machine counts as dead
-_ASKED_AT_ONCE = 500
 
 
 class _Database(Protocol):
@@ -92,8 +91,7 @@ class Leases:
     def _rows(self, connection: Connection, names: list[str]) -> list[Any]:
         age = (self._now() - LEASES.c.beat).label("age")
         found: list[Any] = []
-        for k in range(0, len(names), _ASKED_AT_ONCE):
-            part = names[k : k + _ASKED_AT_ONCE]
+        for part in parts(names):
             found += connection.execute(select(LEASES, age).where(LEASES.c.name.in_(part))).all()
         return found
 

@@ -1,7 +1,8 @@
 """The tables of the store, their version, and the way there from earlier versions."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +25,7 @@ from sqlalchemy.schema import CreateColumn, CreateTable
 from rtl_utils.store._integrity import RunRow, broken, checksum, grouped
 from rtl_utils.store._records import StoreError
 
+ASKED_AT_ONCE = 500  # keys per query
 SCHEMA = 2  # raise it with every change of the tables, and say in `prepare` how to get there
 
 _METADATA = MetaData()
@@ -205,3 +207,10 @@ def _migrate(connection: Connection) -> None:
         connection.execute(
             update(RUNS).where(RUNS.c.run == run.run).values(checksum=whole or "damaged")
         )
+
+
+def parts(values: Iterable[str]) -> Iterator[list[str]]:
+    """The values, as many at a time as one query may name: databases limit its parameters."""
+    remaining = iter(values)
+    while part := list(islice(remaining, ASKED_AT_ONCE)):
+        yield part

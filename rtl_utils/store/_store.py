@@ -1,9 +1,8 @@
 """The store itself: what the rest of the package reads and writes."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ from rtl_utils.store._records import (
     is_refused,
     read_only,
 )
-from rtl_utils.store._schema import RUNS, VALUES, upsert
+from rtl_utils.store._schema import RUNS, VALUES, parts, upsert
 from rtl_utils.store._server import Server
 from rtl_utils.store._sqlite import NAME, SQLite
 
-_ASKED_AT_ONCE = 500  # keys per query: databases limit the number of parameters
 _NAMED = 3  # damaged runs that a warning names
 
 
@@ -322,7 +320,7 @@ class Store:
     def _whole(self, connection: Connection, keys: Sequence[str]) -> list[tuple[RunRow, list[Row]]]:
         """The runs among `keys` that verify, with their rows."""
         found: list[tuple[RunRow, list[Row]]] = []
-        for part in _parts(keys, _ASKED_AT_ONCE):
+        for part in parts(keys):
             runs = [RunRow(*row) for row in _of(connection, select(RUNS), RUNS, part)]
             rows = grouped(_values(connection, part))
             for run in runs:
@@ -421,13 +419,13 @@ def _is_there(connection: Connection, key: str) -> bool:
 def _of(connection: Connection, query: Any, table: Table, keys: Iterable[str]) -> list[Any]:
     """What the query finds of the runs among `keys`."""
     found: list[Any] = []
-    for part in _parts(keys, _ASKED_AT_ONCE):
+    for part in parts(keys):
         found += connection.execute(query.where(table.c.run.in_(part))).all()
     return found
 
 
 def _values(connection: Connection, keys: Sequence[str]) -> Iterable[Any]:
-    """(run, metric, epoch, value) of at most `_ASKED_AT_ONCE` runs."""
+    """(run, metric, epoch, value) of as many runs as one query may name."""
     if connection.dialect.name != "sqlite":
         return connection.execute(select(VALUES).where(VALUES.c.run.in_(keys))).all()
     # there are hundreds of thousands: without SQLAlchemy's work per row
@@ -449,9 +447,3 @@ def _tidy(found: Sequence[tuple[RunRow, list[Row]]]) -> pd.DataFrame:
 def _mapping(value: Any) -> Mapping[str, Any]:
     """A stored record, or nothing where none was stored."""
     return value if isinstance(value, Mapping) else {}
-
-
-def _parts(values: Iterable[str], size: int) -> Iterator[list[str]]:
-    remaining = iter(values)
-    while part := list(islice(remaining, size)):
-        yield part

@@ -1,16 +1,14 @@
 """Records of a sweep's tasks, and which runs each of them asked for."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select
 
 from rtl_utils.store._integrity import plain, record_checksum, record_verifies
 from rtl_utils.store._records import TaskRecord
-from rtl_utils.store._schema import TASKS, USES, upsert
+from rtl_utils.store._schema import TASKS, USES, parts, upsert
 
-_ASKED_AT_ONCE = 500
 _VARIANT = 16  # digits
 
 
@@ -54,7 +52,7 @@ def read(
         query = query.where(TASKS.c.status == status)
     queries = [query]
     if keys is not None:
-        queries = [query.where(TASKS.c.task.in_(part)) for part in _parts(dict.fromkeys(keys))]
+        queries = [query.where(TASKS.c.task.in_(part)) for part in parts(dict.fromkeys(keys))]
     records = [whole(tuple(row)) for query in queries for row in connection.execute(query)]
     found = [record for record in records if record is not None]
     found.sort(key=lambda record: (record.sweep, record.started, record.task))
@@ -97,12 +95,6 @@ def is_whole(one: Use) -> bool:
 
 
 def _uses(connection: Connection, tasks: Iterable[str]) -> Iterator[Use]:
-    for part in _parts(dict.fromkeys(tasks)):
+    for part in parts(dict.fromkeys(tasks)):
         rows = connection.execute(select(USES).where(USES.c.task.in_(part)))
         yield from filter(is_whole, (Use(*row) for row in rows))
-
-
-def _parts(values: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(values)
-    while part := list(islice(remaining, _ASKED_AT_ONCE)):
-        yield part
