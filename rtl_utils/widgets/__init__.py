@@ -1,0 +1,1 @@
+"""Sliders: panels for notebooks, for the lecture page and for the explorer."""

@@ -1,0 +1,310 @@
+// Charts on canvases: what the sliders in notebooks and the explorer's page show.
+// A scene is a list of charts; `rtl_utils/widgets/scenes.py` says what each kind holds.
+
+const INK = "#1c1c1c";
+const FAINT = "#b8b8b8";
+const FONT = "13px system-ui, sans-serif";
+const SMALL = "12px system-ui, sans-serif";
+const MARGIN = { left: 48, right: 10, top: 8, bottom: 36 };
+
+// --- the scene ---------------------------------------------------------------------------------
+
+// Show a scene inside an element. Figures are made anew only where the kinds of chart change.
+function showScene(parent, scene) {
+  const kinds = scene.map((chart) => chart.kind).join(" ");
+  if (parent.dataset.kinds !== kinds) {
+    parent.replaceChildren(...scene.map(newFigure));
+    parent.dataset.kinds = kinds;
+  }
+  scene.forEach((chart, k) => drawFigure(parent.children[k], chart));
+  parent.dataset.drawn = String(Number(parent.dataset.drawn || 0) + 1);
+}
+
+function newFigure() {
+  const figure = document.createElement("figure");
+  figure.className = "rtl-chart";
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("role", "img");
+  figure.append(document.createElement("figcaption"), canvas);
+  return figure;
+}
+
+function drawFigure(figure, chart) {
+  const [caption, canvas] = figure.children;
+  const { size, draw, describe } = KINDS[chart.kind];
+  const [width, height] = size(chart);
+  const scale = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  canvas.style.width = `${width}px`;
+  canvas.style.aspectRatio = `${width} / ${height}`;
+  caption.textContent = chart.title;
+  canvas.setAttribute("aria-label", `${chart.title}: ${describe(chart)}`);
+  const pen = canvas.getContext("2d");
+  pen.setTransform(scale, 0, 0, scale, 0, 0);
+  pen.font = FONT;
+  draw(pen, chart, width, height);
+}
+
+const KINDS = {
+  image: { size: () => [150, 150], draw: drawImage, describe: describeImage },
+  bars: { size: barsSize, draw: drawBars, describe: describeBars },
+  heat: { size: heatSize, draw: drawHeat, describe: describeHeat },
+  curves: { size: () => [430, 250], draw: drawCurves, describe: describeCurves },
+  dots: { size: () => [430, 250], draw: drawDots, describe: describeDots },
+};
+
+// --- image: {height, width, pixels} ------------------------------------------------------------
+
+function drawImage(pen, chart, width, height) {
+  const small = new OffscreenCanvas(chart.width, chart.height);
+  const data = new ImageData(chart.width, chart.height);
+  for (let i = 0; i < chart.width * chart.height; i++) {
+    data.data.set(chart.pixels.subarray(3 * i, 3 * i + 3), 4 * i);
+    data.data[4 * i + 3] = 255;
+  }
+  small.getContext("2d").putImageData(data, 0, 0);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(small, 0, 0, width, height);
+}
+
+function describeImage(chart) {
+  return `an image of ${chart.width} by ${chart.height} pixels`;
+}
+
+// --- bars: {labels, values, colours, low, high, ylabel} ----------------------------------------
+
+function barsSize(chart) {
+  return [Math.min(640, 70 + Math.max(140, 20 * chart.values.length)), 200];
+}
+
+function drawBars(pen, chart, width, height) {
+  const n = chart.values.length;
+  const axes = frame(pen, width, height, [-0.5, n - 0.5], [chart.low, chart.high], "", chart.ylabel);
+  yTicks(pen, axes);
+  const step = axes.x(1) - axes.x(0);
+  const zero = axes.y(Math.max(chart.low, Math.min(0, chart.high)));
+  chart.values.forEach((value, k) => {
+    const top = axes.y(Math.max(chart.low, Math.min(chart.high, value)));
+    pen.fillStyle = chart.colours[k % chart.colours.length];
+    pen.fillRect(axes.x(k) - 0.4 * step, Math.min(top, zero), 0.8 * step, Math.abs(zero - top));
+  });
+  xLabels(pen, axes, chart.labels.map((text, k) => [k, text]));
+}
+
+function describeBars(chart) {
+  const share = chart.high === 1 && chart.low === 0;
+  return Array.from(chart.values, (value, k) => {
+    const text = share ? `${Math.round(100 * value)} %` : value.toPrecision(2);
+    return `${chart.labels[k] || k} ${text}`;
+  }).join(", ");
+}
+
+// --- heat: {rows, columns, values, low, high, xlabel, ylabel, xticks, yticks, cursor, texts} ----
+
+function heatSize(chart) {
+  const cell = Math.max(14, Math.min(44, 230 / chart.columns));
+  const left = heatMargin(chart);
+  return [left + cell * chart.columns + MARGIN.right, Math.max(180, 16 * chart.rows) + 48];
+}
+
+function heatMargin(chart) {
+  const longest = Math.max(0, ...chart.yticks.map(([, text]) => text.length));
+  return 26 + 7 * longest;
+}
+
+function drawHeat(pen, chart, width, height) {
+  const box = [heatMargin(chart), MARGIN.top, width - MARGIN.right, height - 40];
+  const limits = [[-0.5, chart.columns - 0.5], [chart.rows - 0.5, -0.5]];
+  const axes = frame(pen, width, height, ...limits, chart.xlabel, chart.ylabel, box);
+  const [w, h] = [axes.x(1) - axes.x(0), axes.y(1) - axes.y(0)];
+  for (let r = 0; r < chart.rows; r++)
+    for (let c = 0; c < chart.columns; c++) {
+      const value = chart.values[r * chart.columns + c];
+      const share = Math.max(0, Math.min(1, (value - chart.low) / (chart.high - chart.low)));
+      pen.fillStyle = Number.isNaN(value) ? "#ffffff" : grey(share);
+      pen.fillRect(axes.x(c - 0.5), axes.y(r - 0.5), w + 0.5, h + 0.5);
+      if (chart.texts) {
+        pen.fillStyle = share > 0.5 ? "#ffffff" : INK;
+        pen.textAlign = "center";
+        pen.fillText(chart.texts[r * chart.columns + c], axes.x(c), axes.y(r) + 4);
+      }
+    }
+  xLabels(pen, axes, chart.xticks);
+  pen.textAlign = "right";
+  pen.fillStyle = INK;
+  for (const [row, text] of chart.yticks) pen.fillText(text, box[0] - 4, axes.y(row) + 4);
+  if (chart.cursor) {
+    pen.strokeStyle = "#D55E00";
+    pen.lineWidth = 2.5;
+    pen.strokeRect(axes.x(chart.cursor[1] - 0.5), axes.y(chart.cursor[0] - 0.5), w, h);
+  }
+}
+
+function grey(share) {
+  const level = Math.round(255 - share * (255 - 28));
+  return `rgb(${level}, ${level}, ${level})`;
+}
+
+function describeHeat(chart) {
+  if (!chart.cursor) return `${chart.rows} by ${chart.columns} values`;
+  const [row, column] = chart.cursor;
+  const value = chart.values[row * chart.columns + column];
+  return `${value.toPrecision(2)} at row ${row + 1}, column ${column + 1}`;
+}
+
+// --- curves: {lines, xlabel, ylabel, xlim, ylim, cursor, level} --------------------------------
+
+function drawCurves(pen, chart, width, height) {
+  const axes = frame(pen, width, height, chart.xlim, chart.ylim, chart.xlabel, chart.ylabel);
+  yTicks(pen, axes);
+  xTicks(pen, axes);
+  drawLevel(pen, axes, chart.level);
+  if (chart.cursor !== null) stroke(pen, INK, 1, [], [[chart.cursor, axes.ylim[0]], [chart.cursor, axes.ylim[1]]], axes);
+  for (const line of chart.lines) {
+    const points = Array.from(line.x, (x, k) => [x, line.y[k]]);
+    stroke(pen, line.colour, 2.2, line.dashed ? [5, 4] : [], points, axes);
+    if (points.length === 1) dot(pen, axes, points[0], line.colour, 4);
+  }
+  legend(pen, axes, chart.lines);
+}
+
+function describeCurves(chart) {
+  return chart.lines.map((line) => {
+    const last = line.y.length ? line.y[line.y.length - 1].toPrecision(2) : "nothing yet";
+    return `${line.name} ${last}`;
+  }).join(", ");
+}
+
+// --- dots: {groups, ylabel, ylim, level} -------------------------------------------------------
+
+function drawDots(pen, chart, width, height) {
+  const n = chart.groups.length;
+  const axes = frame(pen, width, height, [-0.5, n - 0.5], chart.ylim, "", chart.ylabel);
+  yTicks(pen, axes);
+  drawLevel(pen, axes, chart.level);
+  chart.groups.forEach((group, k) => {
+    group.values.forEach((value, j) => {
+      const aside = group.values.length < 2 ? 0 : (j / (group.values.length - 1) - 0.5) * 0.4;
+      dot(pen, axes, [k + aside, value], group.colour, 3.5);
+    });
+    if (group.interval === null) return;
+    const [low, mean, high] = group.interval;
+    stroke(pen, INK, 2, [], [[k + 0.32, low], [k + 0.32, high]], axes);
+    dot(pen, axes, [k + 0.32, mean], INK, 5);
+  });
+  xLabels(pen, axes, chart.groups.map((group, k) => [k, group.name]));
+}
+
+function describeDots(chart) {
+  return chart.groups.map(({ name, values, interval }) => {
+    if (interval === null) return `${name}: ${values.length} values`;
+    const [low, mean, high] = interval.map((value) => value.toPrecision(3));
+    return `${name}: mean ${mean}, interval ${low} to ${high}, ${values.length} values`;
+  }).join("; ");
+}
+
+// --- axes --------------------------------------------------------------------------------------
+
+function frame(pen, width, height, xlim, ylim, xlabel, ylabel, box) {
+  const [left, top, right, bottom] = box ||
+    [MARGIN.left, MARGIN.top, width - MARGIN.right, height - MARGIN.bottom];
+  pen.clearRect(0, 0, width, height);
+  pen.lineWidth = 1;
+  pen.strokeStyle = FAINT;
+  pen.strokeRect(left, top, right - left, bottom - top);
+  pen.fillStyle = INK;
+  pen.font = FONT;
+  pen.textAlign = "center";
+  pen.fillText(xlabel, (left + right) / 2, height - 4);
+  pen.save();
+  pen.translate(12, (top + bottom) / 2);
+  pen.rotate(-Math.PI / 2);
+  pen.fillText(ylabel, 0, 0);
+  pen.restore();
+  const x = (value) => left + ((value - xlim[0]) / (xlim[1] - xlim[0])) * (right - left);
+  const y = (value) => bottom - ((value - ylim[0]) / (ylim[1] - ylim[0])) * (bottom - top);
+  return { x, y, xlim, ylim, left, top, right, bottom };
+}
+
+function ticks([low, high]) {
+  const rough = (high - low) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((k) => k * power >= rough);
+  const first = Math.ceil(low / step - 1e-9);
+  const found = [];
+  for (let k = first; k * step <= high + 1e-9 * step; k++) found.push(k * step);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  return found.map((value) => [value, value.toFixed(digits)]);
+}
+
+function yTicks(pen, axes) {
+  pen.textAlign = "right";
+  pen.font = SMALL;
+  for (const [value, text] of ticks(axes.ylim)) {
+    stroke(pen, "#e8e8e8", 1, [], [[axes.xlim[0], value], [axes.xlim[1], value]], axes);
+    pen.fillStyle = INK;
+    pen.fillText(text, axes.left - 4, axes.y(value) + 4);
+  }
+}
+
+function xTicks(pen, axes) {
+  xLabels(pen, axes, ticks(axes.xlim));
+}
+
+function xLabels(pen, axes, labels) {
+  pen.textAlign = "center";
+  pen.font = SMALL;
+  pen.fillStyle = INK;
+  for (const [value, text] of labels) pen.fillText(text, axes.x(value), axes.bottom + 15);
+}
+
+function drawLevel(pen, axes, level) {
+  if (!level) return;
+  stroke(pen, "#808080", 1.2, [4, 4], [[axes.xlim[0], level[0]], [axes.xlim[1], level[0]]], axes);
+  pen.textAlign = "right";
+  pen.font = SMALL;
+  pen.fillStyle = "#5a5a5a";
+  pen.fillText(level[1], axes.right - 4, axes.y(level[0]) - 4);
+}
+
+function legend(pen, axes, lines) {
+  pen.textAlign = "left";
+  pen.font = SMALL;
+  lines.forEach(({ name, colour, dashed }, k) => {
+    const y = axes.top + 14 + 16 * k;
+    pen.strokeStyle = colour;
+    pen.lineWidth = 3;
+    pen.setLineDash(dashed ? [5, 4] : []);
+    pen.beginPath();
+    pen.moveTo(axes.left + 8, y - 4);
+    pen.lineTo(axes.left + 30, y - 4);
+    pen.stroke();
+    pen.fillStyle = INK;
+    pen.fillText(name, axes.left + 36, y);
+  });
+  pen.setLineDash([]);
+}
+
+function stroke(pen, colour, width, dashes, points, axes) {
+  pen.strokeStyle = colour;
+  pen.lineWidth = width;
+  pen.setLineDash(dashes);
+  pen.save();
+  pen.beginPath();
+  pen.rect(axes.left, axes.top - 2, axes.right - axes.left, axes.bottom - axes.top + 4);
+  pen.clip();
+  pen.beginPath();
+  for (const [x, y] of points) if (Number.isFinite(y)) pen.lineTo(axes.x(x), axes.y(y));
+  pen.stroke();
+  pen.restore();
+  pen.setLineDash([]);
+}
+
+function dot(pen, axes, [x, y], colour, radius) {
+  if (!Number.isFinite(y)) return;
+  pen.fillStyle = colour;
+  pen.beginPath();
+  pen.arc(axes.x(x), axes.y(y), radius, 0, 2 * Math.PI);
+  pen.fill();
+}
