@@ -12,7 +12,7 @@ from rtl_utils import plotting, tables
 from rtl_utils.coupled import feature_cost
 from rtl_utils.couplings import transport
 from rtl_utils.paths import Path
-from rtl_utils.widgets.panels import Panel, buttons, slider
+from rtl_utils.widgets.panels import Panel, buttons, row, slider
 from rtl_utils.widgets.recordings import TAUS, Recording, answers, stored
 from rtl_utils.widgets.scenes import Bars, Image, Scene
 
@@ -56,7 +56,7 @@ class PathPanel(Panel):
         source, target = self._recording.tasks
         self._path = Path(target, source)
         classes = zip(source.class_names, target.class_names, strict=True)
-        self._names = [f"{a} / {b}" for a, b in classes]
+        self._names = [f"{a}/{b}" for a, b in classes]
         self.tau = slider("tau", 0.5, 1, step=0.05)
         self.pair = slider("image pair", 1, min(_PAIRS, len(self._path)), lowest=1)
         self.blend = buttons("blend", [(text, name) for name, text in _BLENDS.items()], "mixup")
@@ -65,7 +65,7 @@ class PathPanel(Panel):
         self._of = lru_cache(maxsize=64)(self._examples)
         self._coupled = lru_cache(maxsize=2)(self._with_coupling)
         moved: list[ipw.Widget] = [self.tau, self.pair, self.blend, self.coupling]
-        self.build(moved, moved)
+        self.build([self.tau, self.pair, row(self.blend, self.coupling)], moved)
 
     def scene(self) -> Scene:
         """Source image, example and target image; the soft label; one answer per network."""
@@ -74,7 +74,7 @@ class PathPanel(Panel):
         first, last = found.ends
         pictures = [
             Image("source", first),
-            Image(f"example at tau = {TAUS[k]:.2f}", _pixels(found.x[k])),
+            Image(f"tau = {TAUS[k]:.2f}", _pixels(found.x[k])),
             Image("target", last),
         ]
         charts = [Bars("soft label", self._names, found.y[k], [_LABEL])]

@@ -1,6 +1,7 @@
 """A panel: controls, and below them a canvas that follows."""
 
 import base64
+import html
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,7 +72,7 @@ class Panel(ipw.VBox):
 
     def say(self, text: str) -> None:
         """Show a sentence above the canvas; "" removes it."""
-        self._message.value = f"<p role='status'>{_escaped(text)}</p>" if text else ""
+        self._message.value = f"<p role='status'>{html.escape(text)}</p>" if text else ""
 
     def picture(self) -> bytes:
         """What the panel shows now, as a PNG."""
@@ -127,7 +128,7 @@ def choice(name: str, options: Sequence[tuple[str, Any]], value: Any) -> ipw.Dro
     return ipw.Dropdown(options=options, value=value, description=name, style=_STYLE, layout=layout)
 
 
-def _escaped(text: str) -> str:
-    import html
-
-    return html.escape(text)
+def row(*controls: ipw.Widget) -> ipw.Box:
+    """Controls beside each other, as far as there is room."""
+    layout = ipw.Layout(display="flex", flex_flow="row wrap", grid_gap="0 24px")
+    return ipw.Box(list(controls), layout=layout)

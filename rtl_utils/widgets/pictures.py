@@ -15,7 +15,7 @@ from rtl_utils.widgets.scenes import Bars, Chart, Curves, Dots, Heat, Image, Sce
 _GREYS = LinearSegmentedColormap.from_list("rtl", ["#ffffff", "#1c1c1c"])  # those of charts.js
 _WIDTH = 10.0  # inches of a full row
 _HEIGHT = 2.5
-_SHARE = {Image: 1.5, Bars: 2.2, Heat: 2.6, Curves: 4.2, Dots: 4.2}  # inches of one chart
+_SHARE = {Image: 1.5, Bars: 1.9, Heat: 2.6, Curves: 3.6, Dots: 3.6}  # inches of one chart
 
 
 def picture(scene: Scene, title: str) -> bytes:
@@ -79,6 +79,8 @@ def _(chart: Bars, ax: Axes) -> None:
     ax.set(ylim=(chart.low, chart.high), ylabel=chart.ylabel)
     shown = [(k, text) for k, text in enumerate(chart.labels) if text]
     _ticks(ax.set_xticks, shown)
+    if any(len(text) > 4 for _, text in shown):
+        ax.tick_params(axis="x", rotation=45)
 
 
 @_draw.register

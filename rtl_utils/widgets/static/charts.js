@@ -47,7 +47,7 @@ function drawFigure(figure, chart) {
 }
 
 const KINDS = {
-  image: { size: () => [150, 150], draw: drawImage, describe: describeImage },
+  image: { size: () => [120, 120], draw: drawImage, describe: describeImage },
   bars: { size: barsSize, draw: drawBars, describe: describeBars },
   heat: { size: heatSize, draw: drawHeat, describe: describeHeat },
   curves: { size: () => [430, 250], draw: drawCurves, describe: describeCurves },
@@ -75,12 +75,23 @@ function describeImage(chart) {
 // --- bars: {labels, values, colours, low, high, ylabel} ----------------------------------------
 
 function barsSize(chart) {
-  return [Math.min(640, 70 + Math.max(140, 20 * chart.values.length)), 200];
+  return [Math.min(640, 56 + Math.max(130, 20 * chart.values.length)), 154 + barsMargin(chart)];
+}
+
+function barsMargin(chart) {
+  const longest = Math.max(0, ...chart.labels.map((text) => text.length));
+  return areLong(chart.labels) ? 16 + 4.6 * longest : MARGIN.bottom;
+}
+
+function areLong(labels) {
+  return labels.some((text) => text.length > 4);
 }
 
 function drawBars(pen, chart, width, height) {
   const n = chart.values.length;
-  const axes = frame(pen, width, height, [-0.5, n - 0.5], [chart.low, chart.high], "", chart.ylabel);
+  const box = [MARGIN.left, MARGIN.top, width - MARGIN.right, height - barsMargin(chart)];
+  const limits = [[-0.5, n - 0.5], [chart.low, chart.high]];
+  const axes = frame(pen, width, height, ...limits, "", chart.ylabel, box);
   yTicks(pen, axes);
   const step = axes.x(1) - axes.x(0);
   const zero = axes.y(Math.max(chart.low, Math.min(0, chart.high)));
@@ -89,7 +100,9 @@ function drawBars(pen, chart, width, height) {
     pen.fillStyle = chart.colours[k % chart.colours.length];
     pen.fillRect(axes.x(k) - 0.4 * step, Math.min(top, zero), 0.8 * step, Math.abs(zero - top));
   });
-  xLabels(pen, axes, chart.labels.map((text, k) => [k, text]));
+  const labels = chart.labels.map((text, k) => [k, text]);
+  if (areLong(chart.labels)) slantedLabels(pen, axes, labels);
+  else xLabels(pen, axes, labels);
 }
 
 function describeBars(chart) {
@@ -257,6 +270,19 @@ function xLabels(pen, axes, labels) {
   pen.font = SMALL;
   pen.fillStyle = INK;
   for (const [value, text] of labels) pen.fillText(text, axes.x(value), axes.bottom + 15);
+}
+
+function slantedLabels(pen, axes, labels) {
+  pen.textAlign = "right";
+  pen.font = SMALL;
+  pen.fillStyle = INK;
+  for (const [value, text] of labels) {
+    pen.save();
+    pen.translate(axes.x(value) + 4, axes.bottom + 12);
+    pen.rotate(-Math.PI / 4);
+    pen.fillText(text, 0, 0);
+    pen.restore();
+  }
 }
 
 function drawLevel(pen, axes, level) {
