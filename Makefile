@@ -47,6 +47,9 @@ results: here            ## write the pages and pictures of docs/ from the expor
 refresh: here            ## execute the notebooks with their defaults and store their outputs
 	$(RTL) refresh $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
+recording: here          ## train the checkpoints anew that the sliders and the explorer show
+	$(BIN)/python -c 'from rtl_utils.widgets import recordings; recordings.write_stored()'
+
 clean:
 	rm -rf .venv runs
 

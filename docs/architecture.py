@@ -27,9 +27,9 @@ ORDER = (
     ("claims", "exports"),
     ("plotting",),
     ("settings",),
-    ("headless",),
+    ("widgets", "headless"),
     ("grid", "report"),
-    ("batch",),
+    ("batch", "app"),
     ("cli",),
 )
 GROUPS = {
@@ -37,7 +37,7 @@ GROUPS = {
     "training": ("lengths", "training", "coupled", "heads", "methods", "probing"),
     "runs that last": ("provenance", "runs", "store", "migration", "experiments"),
     "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
-    "use": ("settings", "headless", "report", "cli"),
+    "use": ("settings", "widgets", "app", "headless", "report", "cli"),
     "kernels": ("_launch", "_fork", "forks", "kernels"),
     "batches": ("sheets", "launchers", "grid", "exports", "batch"),
     "ground": ("messages", "folders", "progress", "randomness"),
