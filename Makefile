@@ -10,13 +10,16 @@ PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reor
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"
 
-.PHONY: run batch check test lab lint bench results refresh clean here
+.PHONY: run batch app check test lab lint bench results recording explorer refresh clean here
 
 run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
 	$(RTL) run $(if $(DATASET),--dataset '$(DATASET)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
 batch: here              ## SWEEP=table3, a name in sweeps/ or a YAML file; OPTIONS="--limit 10" for more
 	$(RTL) batch '$(SWEEP)' $(OPTIONS)
+
+app: here                ## the sliders as a page; OPTIONS="--port 9000" for more
+	$(RTL) app $(OPTIONS)
 
 check: here              ## lint, types, and the tests that need no kernel: a minute on two idle cores
 	$(BIN)/ruff check
@@ -48,7 +51,10 @@ refresh: here            ## execute the notebooks with their defaults and store 
 	$(RTL) refresh $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
 recording: here          ## train the checkpoints anew that the sliders and the explorer show
-	$(BIN)/python -c 'from rtl_utils.widgets import recordings; recordings.write_stored()'
+	$(BIN)/python -c 'from rtl_utils.widgets import _lime, recordings; recordings.write_stored(); _lime.write_stored()'
+
+explorer: here           ## write docs/explorer.html, the sliders as one file that needs nothing installed
+	$(BIN)/python -c 'from rtl_utils.widgets import explorer; explorer.write()'
 
 clean:
 	rm -rf .venv runs

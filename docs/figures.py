@@ -12,7 +12,6 @@ from sections import (
     METHOD_SWEEPS,
     capitalised,
     distance_rows,
-    images_text,
     kind_seeds,
     matrices_of,
     sweep_title,
@@ -78,7 +77,7 @@ def trade_offs(name: str) -> Figure:
     parts = tables.by_images(rows[rows.method != tables.BEFORE])
     figure, axes = plt.subplots(1, len(parts), figsize=(6 * len(parts), 7), sharey=True)
     for ax, (size, part) in zip(np.atleast_1d(axes), parts.items(), strict=True):
-        plotting.trade_off(part, ax, capitalised(images_text(size)))
+        plotting.trade_off(part, ax, capitalised(tables.images_text(size)))
         ax.label_outer()
     figure.suptitle(f"Shortcut test of every method ({sweep_title(name)}, {seed_count(rows)})")
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()

@@ -22,12 +22,10 @@ from sections import (
     answers_of,
     before_section,
     capitalised,
-    cases_of,
     commands,
     digits_settings,
     distances_page,
     frozen_section,
-    images_text,
     introduction,
     map_section,
     method_section,
@@ -105,7 +103,7 @@ def headline() -> str:
         return "No rows yet."
     settings = digits_settings()
     passing = [
-        f"{capitalised(images_text(size))} ({len(claims.judged(part))} methods): "
+        f"{capitalised(tables.images_text(size))} ({len(claims.judged(part))} methods): "
         f"{uncapitalised(claims.passing(answers_of(part)))}"
         for size, part in settings.items()
     ]
@@ -145,7 +143,8 @@ def headline_table(settings: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for size, part in settings.items():
         table = tables.summary(part, tables.SHORTCUT_TEST, by=["method"]).reindex(list(HEADLINE))
         for metric, name in (("clean_accuracy", "accuracy, %"), ("flip_rate", "flips, %")):
-            columns[f"{images_text(size)}: {name}"] = table[tables.SHORTCUT_TEST[metric].heading]
+            heading = tables.SHORTCUT_TEST[metric].heading
+            columns[f"{tables.images_text(size)}: {name}"] = table[heading]
         count = part.groupby("method").seed.nunique().reindex(list(HEADLINE))
         seeds[size] = count.map(lambda n: "–" if pd.isna(n) else f"{n:.0f}")
     columns["seeds of each"] = seeds.agg(" / ".join, axis=1)
@@ -155,13 +154,7 @@ def headline_table(settings: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def notebook_verdicts(name: str) -> pd.DataFrame:
     """The verdicts on one data set."""
     usual = transfers(tables.in_order(tables.stored(name)))
-    return claims.verdict_table(
-        cases_of(
-            tables.without_shortcut(usual),
-            tables.shortcut_everywhere(usual),
-            tables.shortcut_at_test(usual),
-        )
-    )
+    return claims.verdict_table(claims.course_cases(usual))
 
 
 def cifar_parts(digits: dict[str, pd.DataFrame]) -> list[str]:

@@ -121,7 +121,7 @@ def notebook_section(name: str, stored: pd.DataFrame) -> str:
         method_table(tables.size_table(target)),
         "### Verdicts on the claims",
         "UT is uncoupled transfer, FT is fine-tuning.",
-        tables.markdown(claims.verdict_table(cases_of(clean, marked, at_test))),
+        tables.markdown(claims.verdict_table(claims.course_cases(usual))),
     )
 
 
@@ -137,20 +137,6 @@ def chance_parts(rows: pd.DataFrame) -> list[str]:
         tests).""",
         tables.markdown(table),
     ]
-
-
-def cases_of(clean: pd.DataFrame, marked: pd.DataFrame, at_test: pd.DataFrame) -> list[claims.Case]:
-    """The paper's claims 1 and 3, and whether UT flips less at each number of images."""
-    alike = f"1: alike on clean tasks (within {POINTS} points of accuracy)"
-    third = "3: UT beats FT, shortcut on every target image (accuracy)"
-    cases = [
-        claims.Case(alike, clean, "val_accuracy", "alike", claims.ALIKE),
-        claims.Case(third, marked, "val_accuracy", "above"),
-    ]
-    for size, rows in tables.by_images(at_test).items():
-        claim = f"UT flips less than FT, {images_text(size)} (flip rate)"
-        cases.append(claims.Case(claim, rows, "flip_rate", "below"))
-    return cases
 
 
 def references(rows: pd.DataFrame) -> str:
@@ -195,7 +181,8 @@ def steps_text(table: pd.DataFrame) -> str:
     for (*_, size, method), line in table.iterrows():
         if method == "ft":
             sentences.append(
-                f"Flips of fine-tuning with {images_text(size)} beyond those with all images: "
+                f"Flips of fine-tuning with {tables.images_text(size)} beyond those with all "
+                "images: "
                 f"{line['fewer steps, points']} points for fewer steps, "
                 f"{line['fewer images, points']} points for fewer images."
             )
@@ -429,7 +416,7 @@ def method_parts(size: str, rows: pd.DataFrame, answered: pd.DataFrame) -> list[
     answers = answers_of(answered).assign(**{"stuck runs": stuck})
     known = {"user must know": [METHODS[method].knows for method in everything]}
     return [
-        f"### {capitalised(images_text(size))}",
+        f"### {capitalised(tables.images_text(size))}",
         method_table(shown.loc[everything].assign(**known)),
         f"{claims.passing(answers)} {power_of(answered)}",
         method_table(answers),
@@ -454,7 +441,7 @@ def coupled_parts(rows: pd.DataFrame) -> list[str]:
     """The paper's sentence that a coupling can only help, with verdicts."""
     cases = []
     for size, part in tables.by_images(tables.shortcut_at_test(rows)).items():
-        where = images_text(size)
+        where = tables.images_text(size)
         couple = {"a": "ct", "b": "ut"}
         cases += [
             claims.Case(f"fewer flips ({where})", part, "flip_rate", "below", **couple),
@@ -479,7 +466,7 @@ def capped_text(rows: pd.DataFrame) -> str:
         return ""
     said = [
         f"{tables.summary(part, {'capped_share': ('share', 100, 1)}, ['metric']).iloc[0, 0]} % "
-        f"({images_text(size)})"
+        f"({tables.images_text(size)})"
         for size, part in tables.by_images(shares).items()
     ]
     return f"""Iso-classification moves along its path when its loss allows it, or at the latest
@@ -652,11 +639,7 @@ def measured(rows: pd.DataFrame) -> str:
 
 def transfers(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the compared methods, trained as usual or longer: not those of the controls."""
-    compared = rows[rows.method.isin(TRANSFERS) & (rows["head"] == "shared")]
-    same_rate = compared.lr == compared.lr.mode()[0]
-    long_enough = compared.epochs >= compared.epochs.mode()[0]
-    usual: pd.DataFrame = compared[same_rate & long_enough]
-    return usual
+    return tables.as_usual(rows[rows.method.isin(TRANSFERS)])
 
 
 def training(rows: pd.DataFrame) -> str:
@@ -666,7 +649,7 @@ def training(rows: pd.DataFrame) -> str:
     usual = tables.clean_target(moved)  # controls of other lengths have the shortcut on the target
     lengths = {}
     for size, part in usual.groupby(usual.n_train.fillna(np.inf)):
-        text = images_text("all" if size == np.inf else f"{size:.0f}")
+        text = tables.images_text("all" if size == np.inf else f"{size:.0f}")
         lengths[text] = " or ".join(f"{n:.0f}" for n in sorted(part.epochs.unique()))
     if len(set(lengths.values())) == 1:
         transfer = f"{next(iter(lengths.values()))} epochs"
@@ -709,13 +692,6 @@ def sweep_title(name: str) -> str:
 def kind_seeds(kind: str, rows: pd.DataFrame) -> str:
     """How many seeds measured one kind of distance."""
     return seed_count(rows[rows.method == distances.KINDS[kind].method])
-
-
-def images_text(size: str) -> str:
-    """A key of `tables.by_images` in words: "50 images per class, 20 epochs"."""
-    number, *epochs = size.split(", ")
-    images = "all images" if number == "all" else f"{number} images per class"
-    return ", ".join([images, *epochs])
 
 
 def uncapitalised(text: str) -> str:

@@ -34,7 +34,9 @@ from rtl_utils.tables import (
     PAIR,
     STUCK,
     Paired,
+    by_images,
     group_index,
+    images_text,
     label,
     listed,
     mean_text,
@@ -42,7 +44,10 @@ from rtl_utils.tables import (
     paired,
     points,
     seed_count,
+    shortcut_at_test,
+    shortcut_everywhere,
     stuck_text,
+    without_shortcut,
 )
 
 # Margins of the verdicts, as fractions. They were written down before the results were looked at.
@@ -119,6 +124,25 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
                 }
             )
     return _with_verdicts(pd.DataFrame(lines), found, keys, ["claim"])
+
+
+def course_cases(rows: pd.DataFrame) -> list[Case]:
+    """The paper's claims 1 and 3, and whether UT flips less at each number of images.
+
+    Args:
+        rows: tidy rows of the transfers of one data set, see `tables.as_usual`.
+    """
+    clean, marked = without_shortcut(rows), shortcut_everywhere(rows)
+    alike = f"1: alike on clean tasks (within {100 * ALIKE:.0f} points of accuracy)"
+    third = "3: UT beats FT, shortcut on every target image (accuracy)"
+    cases = [
+        Case(alike, clean, "val_accuracy", "alike", ALIKE),
+        Case(third, marked, "val_accuracy", "above"),
+    ]
+    for size, part in by_images(shortcut_at_test(rows)).items():
+        claim = f"UT flips less than FT, {images_text(size)} (flip rate)"
+        cases.append(Case(claim, part, "flip_rate", "below"))
+    return cases
 
 
 def fewest(rows: pd.DataFrame) -> int:

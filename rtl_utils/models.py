@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.optim.swa_utils import update_bn
 from rtl_utils.data import Task, as_float
 
 Width = str | tuple[int, ...]
+_BUILDING = Lock()  # torch's initial weights come from its global random state
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def build(task: Task, width: str | Sequence[int], seed: int) -> Net:
         ValueError: for a width that the kind of task does not have.
     """
     inputs = int(task.x_train.shape[1])
-    with torch.random.fork_rng(devices=[]):
+    with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if task.x_train.ndim == 2:
             return mlp(width, inputs, task.outputs)

@@ -224,6 +224,19 @@ def evidence(
 
     Source: Schuirmann (1987) for TOST.
     """
+    p, opposite = p_values(values, claim, margin)
+    interval = mean_interval(values)
+    if len(values) < fewest:
+        return Evidence(interval, nan, nan, nan, fewest)
+    return Evidence(interval, p, opposite, _wilcoxon(np.array(values)), fewest)
+
+
+def p_values(values: Sequence[float], claim: str, margin: float = 0.0) -> tuple[float, float]:
+    """P of a claim on the mean of independent values, and p of its opposite; see `evidence`.
+
+    Raises:
+        ValueError: for another claim.
+    """
     if claim not in CLAIMS:
         raise ValueError(f"claim must be 'above', 'below' or 'alike'; got {claim!r}")
     x = list(values)
@@ -236,10 +249,7 @@ def evidence(
     else:
         p = 2 * p_below(x, -margin)
         opposite = 2 * p_above(x, -margin)
-    interval = mean_interval(x)
-    if len(x) < fewest:
-        return Evidence(interval, nan, nan, nan, fewest)
-    return Evidence(interval, min(p, 1.0), min(opposite, 1.0), _wilcoxon(np.array(x)), fewest)
+    return min(p, 1.0), min(opposite, 1.0)
 
 
 def verdicts(found: Sequence[Evidence]) -> list[Verdict]:

@@ -311,6 +311,15 @@ def matrix_table(matrix: Matrix, digits: int = 2) -> pd.DataFrame:
 # --- the tables of the results page ---------------------------------------------------------------
 
 
+def as_usual(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the transfers that were trained as usual or longer: not those of the controls."""
+    transfers = rows[(rows.method != BACKBONE) & (rows["head"] == "shared")]
+    same_rate = transfers.lr == transfers.lr.mode()[0]
+    long_enough = transfers.epochs >= transfers.epochs.mode()[0]
+    usual: pd.DataFrame = transfers[same_rate & long_enough]
+    return usual
+
+
 def without_shortcut(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of clean sources and clean targets with all their images."""
     clean = rows.source_shortcut.isna() & rows.target_shortcut.isna()
@@ -577,6 +586,13 @@ def by_images(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         else:
             found[text] = part
     return found
+
+
+def images_text(size: str) -> str:
+    """A key of `by_images` in words: "50 images per class, 20 epochs"."""
+    number, *epochs = size.split(", ")
+    images = "all images" if number == "all" else f"{number} images per class"
+    return ", ".join([images, *epochs])
 
 
 def shared_seeds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

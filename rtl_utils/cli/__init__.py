@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from rtl_utils import __version__
-from rtl_utils.cli import _batch, _data, _notebooks
+from rtl_utils.cli import _batch, _data, _notebooks, _pages
 from rtl_utils.cli._console import (
     Interrupted,
     Parser,
@@ -69,4 +69,5 @@ def _parser() -> argparse.ArgumentParser:
     _batch.add_runs(commands)
     _batch.add_results(commands)
     _data.add_data(commands)
+    _pages.add_app(commands)
     return parser

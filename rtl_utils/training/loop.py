@@ -52,7 +52,7 @@ def fit(
     device: str = "cpu",
     on_epoch: OnEpoch | None = None,
     on_done: OnDone | None = None,
-    label: str = "training",
+    label: str | None = "training",
 ) -> list[History]:
     """Histories of the replicas, whose networks are trained in place.
 
@@ -65,7 +65,7 @@ def fit(
         on_epoch: called after every epoch with replicas and histories so far; may return True to
             stop. It needs networks that train in this process: one CNN, or a stack.
         on_done: called with a replica's index and history as soon as it is trained.
-        label: of the progress bar.
+        label: of the progress bar; None for no bar where the networks train in this process.
 
     Raises:
         ValueError: for a device that is not there, or on_epoch with networks that train apart.
@@ -88,17 +88,22 @@ def fit(
     if device != "cpu" or len(jobs) <= 1 or usable_cores() == 1:
         for number, job in enumerate(jobs, start=1):
             group = [replicas[row] for row in job.rows]
-            name = f"{label} x {len(group)}" if len(group) > 1 else label
-            name = f"{name}, {number} of {len(jobs)}" if len(jobs) > 1 else name
+            name = label and _named(label, len(group), number, len(jobs))
             with one_thread():
                 trained = _train(group, job.program, device, on_epoch, name)
             for row, history in zip(job.rows, trained, strict=True):
                 done(row, history)
     else:
-        _fit_apart(replicas, jobs, done, label)
+        _fit_apart(replicas, jobs, done, label or "training")
     if len(replicas) == 1 and histories[0].diverged:
         raise TrainingDiverged(histories[0])
     return histories
+
+
+def _named(label: str, replicas: int, number: int, jobs: int) -> str:
+    """What the bar of one job says."""
+    name = f"{label} x {replicas}" if replicas > 1 else label
+    return f"{name}, {number} of {jobs}" if jobs > 1 else name
 
 
 def check_device(device: str) -> None:

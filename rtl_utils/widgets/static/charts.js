@@ -6,6 +6,8 @@ const FAINT = "#b8b8b8";
 const FONT = "13px system-ui, sans-serif";
 const SMALL = "12px system-ui, sans-serif";
 const MARGIN = { left: 48, right: 10, top: 8, bottom: 36 };
+const [WIDE, TALL] = [430, 250]; // of curves and dots
+const LEGEND_ROW = 16;
 
 // --- the scene ---------------------------------------------------------------------------------
 
@@ -50,8 +52,8 @@ const KINDS = {
   image: { size: () => [120, 120], draw: drawImage, describe: describeImage },
   bars: { size: barsSize, draw: drawBars, describe: describeBars },
   heat: { size: heatSize, draw: drawHeat, describe: describeHeat },
-  curves: { size: () => [430, 250], draw: drawCurves, describe: describeCurves },
-  dots: { size: () => [430, 250], draw: drawDots, describe: describeDots },
+  curves: { size: curvesSize, draw: drawCurves, describe: describeCurves },
+  dots: { size: () => [WIDE, TALL], draw: drawDots, describe: describeDots },
 };
 
 // --- image: {height, width, pixels} ------------------------------------------------------------
@@ -75,7 +77,7 @@ function describeImage(chart) {
 // --- bars: {labels, values, colours, low, high, ylabel} ----------------------------------------
 
 function barsSize(chart) {
-  return [Math.min(640, 56 + Math.max(130, 20 * chart.values.length)), 154 + barsMargin(chart)];
+  return [Math.min(600, 56 + Math.max(130, 20 * chart.values.length)), 154 + barsMargin(chart)];
 }
 
 function barsMargin(chart) {
@@ -160,33 +162,92 @@ function grey(share) {
 }
 
 function describeHeat(chart) {
+  if (chart.texts) return describeTexts(chart);
   if (!chart.cursor) return `${chart.rows} by ${chart.columns} values`;
   const [row, column] = chart.cursor;
   const value = chart.values[row * chart.columns + column];
   return `${value.toPrecision(2)} at row ${row + 1}, column ${column + 1}`;
 }
 
+function describeTexts({ rows, columns, texts }) {
+  const row = (k) => Array.from(texts).slice(k * columns, (k + 1) * columns).join(" ");
+  return Array.from({ length: rows }, (_, k) => `row ${k + 1}: ${row(k)}`).join("; ");
+}
+
 // --- curves: {lines, xlabel, ylabel, xlim, ylim, cursor, level} --------------------------------
 
+function curvesSize(chart) {
+  return [WIDE, TALL + LEGEND_ROW * legendRows(chart.lines).length];
+}
+
 function drawCurves(pen, chart, width, height) {
-  const axes = frame(pen, width, height, chart.xlim, chart.ylim, chart.xlabel, chart.ylabel);
+  const rows = legendRows(chart.lines);
+  const top = MARGIN.top + LEGEND_ROW * rows.length;
+  const box = [MARGIN.left, top, width - MARGIN.right, height - MARGIN.bottom];
+  const axes = frame(pen, width, height, chart.xlim, chart.ylim, chart.xlabel, chart.ylabel, box);
   yTicks(pen, axes);
   xTicks(pen, axes);
   drawLevel(pen, axes, chart.level);
-  if (chart.cursor !== null) stroke(pen, INK, 1, [], [[chart.cursor, axes.ylim[0]], [chart.cursor, axes.ylim[1]]], axes);
+  if (chart.cursor !== null) stroke(pen, INK, 1, [], axes.ylim.map((y) => [chart.cursor, y]), axes);
   for (const line of chart.lines) {
     const points = Array.from(line.x, (x, k) => [x, line.y[k]]);
     stroke(pen, line.colour, 2.2, line.dashed ? [5, 4] : [], points, axes);
     if (points.length === 1) dot(pen, axes, points[0], line.colour, 4);
   }
-  legend(pen, axes, chart.lines);
+  rows.forEach((row, k) => drawLegend(pen, row, LEGEND_ROW * (k + 1)));
 }
 
+// The values at the cursor, or the last ones.
 function describeCurves(chart) {
-  return chart.lines.map((line) => {
-    const last = line.y.length ? line.y[line.y.length - 1].toPrecision(2) : "nothing yet";
-    return `${line.name} ${last}`;
+  const place = chart.cursor === null ? "" : `${chart.xlabel} ${Number(chart.cursor.toFixed(2))}: `;
+  return place + named(chart.lines).map(({ name, x, y }) => {
+    const value = y[chart.cursor === null ? y.length - 1 : nearest(x, chart.cursor)];
+    return `${name} ${Number.isFinite(value) ? value.toPrecision(2) : "nothing yet"}`;
   }).join(", ");
+}
+
+function nearest(values, wanted) {
+  const far = (k) => Math.abs(values[k] - wanted);
+  return [...values.keys()].reduce((best, k) => (far(k) < far(best) ? k : best), 0);
+}
+
+// --- the legend of curves, above the axes ------------------------------------------------------
+
+function named(lines) {
+  return lines.filter(({ name }) => name);
+}
+
+// The lines that have a name, each with its place from the left, in as many rows as they need.
+function legendRows(lines) {
+  const rows = [];
+  let left = WIDE;
+  for (const line of named(lines)) {
+    const width = 48 + 7 * line.name.length;
+    if (left + width > WIDE) {
+      rows.push([]);
+      left = MARGIN.left;
+    }
+    rows[rows.length - 1].push([left, line]);
+    left += width;
+  }
+  return rows;
+}
+
+function drawLegend(pen, row, y) {
+  pen.textAlign = "left";
+  pen.font = SMALL;
+  pen.lineWidth = 3;
+  for (const [left, { name, colour, dashed }] of row) {
+    pen.strokeStyle = colour;
+    pen.setLineDash(dashed ? [5, 4] : []);
+    pen.beginPath();
+    pen.moveTo(left, y - 4);
+    pen.lineTo(left + 22, y - 4);
+    pen.stroke();
+    pen.fillStyle = INK;
+    pen.fillText(name, left + 28, y);
+  }
+  pen.setLineDash([]);
 }
 
 // --- dots: {groups, ylabel, ylim, level} -------------------------------------------------------
@@ -294,24 +355,6 @@ function drawLevel(pen, axes, level) {
   pen.fillText(level[1], axes.right - 4, axes.y(level[0]) - 4);
 }
 
-function legend(pen, axes, lines) {
-  pen.textAlign = "left";
-  pen.font = SMALL;
-  lines.forEach(({ name, colour, dashed }, k) => {
-    const y = axes.top + 14 + 16 * k;
-    pen.strokeStyle = colour;
-    pen.lineWidth = 3;
-    pen.setLineDash(dashed ? [5, 4] : []);
-    pen.beginPath();
-    pen.moveTo(axes.left + 8, y - 4);
-    pen.lineTo(axes.left + 30, y - 4);
-    pen.stroke();
-    pen.fillStyle = INK;
-    pen.fillText(name, axes.left + 36, y);
-  });
-  pen.setLineDash([]);
-}
-
 function stroke(pen, colour, width, dashes, points, axes) {
   pen.strokeStyle = colour;
   pen.lineWidth = width;
@@ -321,7 +364,13 @@ function stroke(pen, colour, width, dashes, points, axes) {
   pen.rect(axes.left, axes.top - 2, axes.right - axes.left, axes.bottom - axes.top + 4);
   pen.clip();
   pen.beginPath();
-  for (const [x, y] of points) if (Number.isFinite(y)) pen.lineTo(axes.x(x), axes.y(y));
+  let gap = true;
+  for (const [x, y] of points) {
+    const known = Number.isFinite(y);
+    if (known && gap) pen.moveTo(axes.x(x), axes.y(y));
+    else if (known) pen.lineTo(axes.x(x), axes.y(y));
+    gap = !known;
+  }
   pen.stroke();
   pen.restore();
   pen.setLineDash([]);
