@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -368,12 +369,14 @@ def test_another_address_than_loopback_needs_the_token(guarded, chromium):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_says_where_the_page_is_and_leaves_nothing_behind(number, status):
-    with tempfile.TemporaryDirectory(prefix="rtl-", dir="/tmp") as folder, socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with tempfile.TemporaryDirectory(prefix="rtl-", dir="/tmp") as folder, socket.socket() as other:
+        with suppress(OSError):  # another program has it
+            other.bind(("127.0.0.1", PORT))
+            other.listen()
         command = [sys.executable, "-m", "rtl_utils.cli", "app"]
         process = start(command, env=os.environ | {"TMPDIR": folder})
         port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", process.stdout.readline())[1])
-        assert PORT <= port <= PORT + 50
+        assert PORT < port <= PORT + 50  # the next free one
         parent = psutil.Process(process.pid)
         if number == signal.SIGINT:  # else it ends while the first kernel still starts
             assert soon(lambda: len(parent.children(recursive=True)) == 2)
@@ -385,7 +388,7 @@ def test_the_command_says_where_the_page_is_and_leaves_nothing_behind(number, st
         assert os.listdir(folder) == []
 
 
-def test_a_taken_port_is_passed_over_unless_it_was_asked_for(small, capsys):
+def test_a_port_that_was_asked_for_is_not_replaced_where_it_is_taken(small, capsys):
     assert cli.main(["app", "--port", str(small.port)]) == 2
     assert capsys.readouterr().err == (
         f"rtl: port {small.port} is taken; choose another with --port, or 0 for any free one\n"
@@ -401,6 +404,7 @@ def test_a_taken_port_is_passed_over_unless_it_was_asked_for(small, capsys):
         (["--idle", "0"], "the idle time must be more than 0 seconds; got 0"),
         (["--idle", "nan"], "the idle time must be more than 0 seconds; got nan"),
         (["--host", "no.such.invalid"], "an address or a name of this machine; got 'no.such.inv"),
+        (["--host", ""], "the host must be an address or a name of this machine; got ''"),
         (["--host", "192.0.2.1"], "must be an address or a name of this machine; got '192.0.2.1'"),
     ],
 )
@@ -409,3 +413,12 @@ def test_bad_values_are_one_sentence(arguments, complaint, capsys):
     written = capsys.readouterr()
     assert complaint in written.err
     assert written.err.count("\n") == 1 and written.out == ""
+
+
+def test_without_voila_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "rtl_utils.app._server", raising=False)
+    monkeypatch.setitem(sys.modules, "voila.app", None)
+    assert cli.main(["app"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("rtl: the page needs Voila: pip install 'rtl-utils[app]' (")
+    assert complaint.count("\n") == 1

@@ -44,14 +44,17 @@ def serve(
         limits: of the visitors.
 
     Raises:
-        ValueError: for limits that are none, a port that is none or is taken, or a host that this
-            machine does not have.
+        ValueError: for limits that are none, a port that cannot be had, or a host that this
+            machine does not have; or without Voila.
         FileNotFoundError: if there is no such notebook.
     """
     _check(notebook, limits)
+    try:
+        from rtl_utils.app._server import Gate, Server, is_loopback
+    except ModuleNotFoundError as error:
+        needed = "the page needs Voila: pip install 'rtl-utils[app]'"
+        raise ValueError(f"{needed} ({error})") from error
     sockets = _listen(host, port)
-    from rtl_utils.app._server import Gate, Server, is_loopback
-
     bound = sockets[0].getsockname()[1]
     token = "" if is_loopback(host) else secrets.token_urlsafe()
     address = f"http://{_name(host)}:{bound}/" + (f"?token={token}" if token else "")
@@ -84,9 +87,11 @@ def _listen(host: str, port: int | None) -> list[socket.socket]:
         raise ValueError(f"the port must be from 0 to 65535; got {port}")
     unknown = "the host must be an address or a name of this machine"
     try:
-        socket.getaddrinfo(host, None)
+        found = host and socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
-        raise ValueError(f"{unknown}; got {shown(host)}") from None
+        found = ""
+    if not found:
+        raise ValueError(f"{unknown}; got {shown(host)}")
     for tried in range(PORT, PORT + _FURTHER + 1) if port is None else [port]:
         try:
             return bind_sockets(tried, host)
@@ -94,7 +99,8 @@ def _listen(host: str, port: int | None) -> list[socket.socket]:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise ValueError(f"{unknown}; got {shown(host)}") from None
             if error.errno != errno.EADDRINUSE:
-                raise
+                problem = f"port {tried} cannot be listened on: {error.strerror}"
+                raise ValueError(problem) from None
     taken = f"port {port} is" if port is not None else f"ports {PORT} to {PORT + _FURTHER} are"
     raise ValueError(f"{taken} taken; choose another with --port, or 0 for any free one")
 

@@ -47,7 +47,7 @@ class EpochsPanel(Panel):
         name = self.measure.value
         tables_of = {m: getattr(found, name) for m, found in self._recording.maps.items()}
         high = max(float(values.max()) for values in tables_of.values())
-        limits = (0.0, 1.0) if name == "accuracy" else (0.0, 1.3 * high)  # room for the legend
+        limits = (0.0, 1.0) if name == "accuracy" else (0.0, high)
         over_tau, over_epochs = [], []
         for method, values in tables_of.items():
             style = (tables.label(method), plotting.colour(method))

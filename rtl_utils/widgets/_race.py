@@ -342,7 +342,7 @@ class _Log:
         accuracies = {m: [p.accuracy for p in points] for m, points in self.points.items()}
         losses = {m: [p.loss for p in points] for m, points in self.points.items()}
         finite = [loss for values in losses.values() for loss in values if math.isfinite(loss)]
-        highest = min(_HIGHEST_LOSS, 1.3 * max(finite, default=1.0))  # room for the legend
+        highest = min(_HIGHEST_LOSS, max(finite, default=1.0))
         chance = (1 / len(self.classes), "chance")
         now = {m: _at(found, epoch) for m, found in self.moments.items() if found}
         answers = f"Answer {' / '.join(self.ball)} with the ball"

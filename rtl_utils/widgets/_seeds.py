@@ -67,7 +67,7 @@ class SeedsPanel(Panel):
         self.order = slider("order of the seeds", 0, _ORDERS)
         self.verdict = ipw.HTML()
         self._cases = cases
-        self._values = [_differences(case) for case in cases]
+        self._values = [differences(case) for case in cases]
         self._of = lru_cache(maxsize=None)(self._judged)
         self._along = lru_cache(maxsize=None)(self._intervals)
         self.claim.observe(lambda _: self._limit(), names="value")
@@ -158,13 +158,16 @@ class SeedsPanel(Panel):
 
     def _judged(self, claim: int, order: int, n: int) -> Judged:
         """The claim on the first n seeds of an order."""
-        case = self._cases[claim]
-        values = self._ordered(claim, order)[:n].tolist()
-        p, opposite = p_values(values, case.direction, case.margin)
-        return Judged(mean_interval(values), p, opposite, fewest(case.rows))
+        return judged(self._cases[claim], self._ordered(claim, order)[:n].tolist())
 
 
-def _differences(case: Case) -> np.ndarray:
+def judged(case: Case, values: list[float]) -> Judged:
+    """A claim on these differences alone."""
+    p, opposite = p_values(values, case.direction, case.margin)
+    return Judged(mean_interval(values), p, opposite, fewest(case.rows))
+
+
+def differences(case: Case) -> np.ndarray:
     """(n,) differences as fractions, seeds rising."""
     return np.subtract(*tables.paired(case.rows, case.metric, case.a, case.b))
 

@@ -19,22 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from rtl_utils import claims, folders, plotting, tables
+from rtl_utils import folders, plotting, tables
 from rtl_utils.claims import Case, course_cases
 from rtl_utils.data import DATASETS
 from rtl_utils.data.shortcuts import PATCHES, blend_patch
 from rtl_utils.paths import Path as TaskPath
 from rtl_utils.runs import BACKBONE
-from rtl_utils.statistics import Evidence, decided, evidence, untested
-from rtl_utils.widgets._rows import stored as stored_rows
-from rtl_utils.widgets._seeds import POINTS
+from rtl_utils.widgets import _rows
+from rtl_utils.widgets._seeds import POINTS, Judged, differences, judged
 from rtl_utils.widgets.canvas import script
 from rtl_utils.widgets.recordings import TAUS, Moment, Recording, answers, stored
 
 _EXAMPLES = 12  # pairs on the path, and images for the ball: what fits into half a megabyte
 _FEWEST_SEEDS = 2
 _LEVELS = 255  # of a stored probability
-_MEASURES = {"val_accuracy": "accuracy", "flip_rate": "flip rate"}
 _Values = dict[str, Any]  # what JSON holds
 
 
@@ -210,7 +208,7 @@ def _race(moments: Iterable[Moment]) -> _Values:
 
 def _seeds() -> _Values:
     """The course's claims that all stored seeds measured, judged by two of them to all."""
-    rows = stored_rows("digits")
+    rows = _rows.stored("digits")
     names = sorted(rows.seed.unique().tolist())
     cases = [case for case in course_cases(rows) if case.rows.seed.nunique() == len(names)]
     (dataset,) = rows.dataset.unique()
@@ -225,32 +223,27 @@ def _seeds() -> _Values:
 
 def _claim(case: Case) -> _Values:
     """One claim, judged on its own by every number of seeds, beginning at each seed in turn."""
-    differences = np.subtract(*tables.paired(case.rows, case.metric, case.a, case.b))
-    fewest = claims.fewest(case.rows)
-    counts = range(_FEWEST_SEEDS, len(differences) + 1)
-    judged = [
-        [evidence(order[:n].tolist(), case.direction, case.margin, fewest) for n in counts]
-        for order in (np.roll(differences, -first) for first in range(len(differences)))
+    values = differences(case)
+    counts = range(_FEWEST_SEEDS, len(values) + 1)
+    found = [
+        [judged(case, order[:n].tolist()) for n in counts]
+        for order in (np.roll(values, -first) for first in range(len(values)))
     ]
-    says = [
-        [untested(one.interval.n, fewest) or decided(one.p, one.opposite) for one in line]
-        for line in judged
-    ]
+    says = [[one.says for one in line] for line in found]
     verdicts, index = np.unique(says, return_inverse=True)
     return {
         "name": case.claim,
-        "measure": _MEASURES[case.metric],
         "of": [tables.label(case.a), tables.label(case.b)],
         "colour": plotting.colour(case.a),
         "margin": POINTS * case.margin,
-        "differences": (POINTS * differences).round(3).tolist(),
-        "mean": _table(judged, lambda one: POINTS * one.interval.mean),
-        "low": _table(judged, lambda one: POINTS * one.interval.low),
-        "high": _table(judged, lambda one: POINTS * one.interval.high),
-        "p": _table(judged, lambda one: one.p),
-        "opposite": _table(judged, lambda one: one.opposite),
+        "differences": (POINTS * values).round(3).tolist(),
+        "mean": _table(found, lambda one: POINTS * one.interval.mean),
+        "low": _table(found, lambda one: POINTS * one.interval.low),
+        "high": _table(found, lambda one: POINTS * one.interval.high),
+        "p": _table(found, lambda one: one.p),
+        "opposite": _table(found, lambda one: one.opposite),
         "verdicts": verdicts.tolist(),
-        "verdict": _array(index.reshape(len(judged), -1).astype(np.uint8)),
+        "verdict": _array(index.reshape(len(found), -1).astype(np.uint8)),
     }
 
 
@@ -273,9 +266,9 @@ def _pixels(images: torch.Tensor) -> _Values:
     return _array(images.permute(0, 2, 3, 1).numpy())
 
 
-def _table(judged: list[list[Evidence]], value: Callable[[Evidence], float]) -> _Values:
+def _table(found: list[list[Judged]], value: Callable[[Judged], float]) -> _Values:
     """(first seeds, numbers of seeds) values."""
-    return _array(np.array([[value(one) for one in line] for line in judged]))
+    return _array(np.array([[value(one) for one in line] for line in found]))
 
 
 def _array(values: np.ndarray) -> _Values:

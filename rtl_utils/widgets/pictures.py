@@ -15,7 +15,7 @@ from rtl_utils.widgets.scenes import Bars, Chart, Curves, Dots, Heat, Image, Sce
 _GREYS = LinearSegmentedColormap.from_list("rtl", ["#ffffff", "#1c1c1c"])  # those of charts.js
 _WIDTH = 10.0  # inches of a full row
 _HEIGHT = 2.5
-_SHARE = {Image: 1.5, Bars: 1.9, Heat: 2.6, Curves: 3.6, Dots: 3.6}  # inches of one chart
+_SHARE = {Image: 1.1, Bars: 1.65, Heat: 2.6, Curves: 3.6, Dots: 3.6}  # inches of one chart
 
 
 def picture(scene: Scene, title: str) -> bytes:
@@ -37,6 +37,7 @@ def picture(scene: Scene, title: str) -> bytes:
         axes = part.subplots(1, columns, width_ratios=ratios, squeeze=False)[0]
         for ax, chart in zip(axes, charts, strict=False):
             ax.set_title(chart.title, fontsize=9, loc="left", wrap=True)
+            ax.set_axisbelow(True)
             _draw(chart, ax)
         for ax in axes[len(charts) :]:
             ax.set_axis_off()

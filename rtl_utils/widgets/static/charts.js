@@ -6,7 +6,7 @@ const FAINT = "#b8b8b8";
 const FONT = "13px system-ui, sans-serif";
 const SMALL = "12px system-ui, sans-serif";
 const MARGIN = { left: 48, right: 10, top: 8, bottom: 36 };
-const [WIDE, TALL] = [430, 250]; // of curves and dots
+const [WIDE, TALL] = [390, 240]; // of curves and dots
 const LEGEND_ROW = 16;
 
 // --- the scene ---------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ function describeImage(chart) {
 // --- bars: {labels, values, colours, low, high, ylabel} ----------------------------------------
 
 function barsSize(chart) {
-  return [Math.min(600, 56 + Math.max(130, 20 * chart.values.length)), 154 + barsMargin(chart)];
+  return [Math.min(590, 56 + Math.max(130, 20 * chart.values.length)), 154 + barsMargin(chart)];
 }
 
 function barsMargin(chart) {

@@ -215,7 +215,7 @@ function seedsScene({ claim: chosen, seeds, first }) {
     {
       ...axes,
       kind: "dots",
-      title: `${claim.measure}: ${claim.of.join(" minus ")}`,
+      title: claim.of.join(" minus "),
       groups: [
         {
           name: counted(seeds, "seed"),

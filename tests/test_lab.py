@@ -1,0 +1,71 @@
+"""A notebook in JupyterLab, as a student opens it: run all cells, move a slider."""
+
+import os
+import subprocess
+import sys
+import urllib.request
+
+import browser
+import nbformat
+import pytest
+from playwright.sync_api import expect
+from small_app import free_port, soon
+
+from rtl_utils import headless
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+NOTEBOOK = "03_cifar_baselines"
+SMALL = {"seeds": [0], "epochs": 5, "n_train": 10}
+LONG = 120_000  # milliseconds; the machine may be busy
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Address of JupyterLab in a folder with the notebook, with nothing of the user's settings."""
+    folder, own = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("own")
+    (path,) = headless.find(NOTEBOOK)
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    changes = SMALL | {"out": str(folder / "runs")}
+    parameters.source += "".join(f"\n{name} = {value!r}" for name, value in changes.items())
+    nbformat.write(notebook, folder / path.name)
+    port = free_port()
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+    arguments = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}", "--allow-root"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", "--no-browser", *arguments]
+        + ["--IdentityProvider.token=known", "--LabApp.news_url=None"],
+        env=os.environ | {name: str(own / name) for name in (*names, "IPYTHONDIR")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert soon(lambda: answers(f"http://127.0.0.1:{port}/api?token=known"), 60)
+        yield f"http://127.0.0.1:{port}/lab/tree/{path.name}?token=known"
+        process.terminate()
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address):
+            return True
+    except OSError:
+        return False
+
+
+def test_a_student_runs_all_cells_and_moves_a_slider(lab):
+    with browser.chromium() as launched, browser.visit(launched, lab) as watched:
+        page = watched.page
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=LONG)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        tau = page.get_by_role("slider", name="tau").first
+        tau.wait_for(state="attached", timeout=LONG)
+        example = page.locator(".rtl-chart canvas").nth(1)
+        before = example.evaluate("canvas => canvas.toDataURL()")
+        tau.focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_text("tau = 0.55", exact=True)).to_be_attached(timeout=LONG)
+        assert example.evaluate("canvas => canvas.toDataURL()") != before
+        expect(page.get_by_text("All checks passed.").last).to_be_attached(timeout=LONG)
+        assert not watched.foreign
