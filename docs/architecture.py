@@ -29,7 +29,7 @@ ORDER = (
     ("settings",),
     ("widgets", "headless"),
     ("grid", "report"),
-    ("batch", "app"),
+    ("app", "batch"),
     ("cli",),
 )
 GROUPS = {

@@ -1,26 +1,20 @@
 """`rtl app` in a process of its own: the page in a real browser, and what else may be asked for."""
 
-import http.client
 import json
 import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import browser
-import nbformat
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import expect
+from small_app import Server, page_of, soon, start
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -29,14 +23,6 @@ from rtl_utils.app import PORT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
-# `rtl` with another page than the course's
-PROGRAM = """
-import sys
-from pathlib import Path
-from rtl_utils import app, cli
-app.PAGE = Path(sys.argv[1])
-sys.exit(cli.main(["app", *sys.argv[2:]]))
-"""
 SLIDER = """
 import ipywidgets as widgets
 slider = widgets.FloatSlider(max=1, step=0.1, description="tau")
@@ -76,63 +62,8 @@ widgets.VBox([label, button])
 IDLE = 3.0  # seconds; a training takes longer
 
 
-class Server:
-    """`rtl app` on a page of these cells, as a running process that has said where it is."""
-
-    def __init__(self, folder: Path, cell: str, *arguments: str) -> None:
-        page = folder / "page.ipynb"
-        notebook = new_notebook(cells=[new_code_cell(cell)], metadata={"title": "A small page"})
-        nbformat.write(notebook, page)
-        command = [sys.executable, "-c", PROGRAM, str(page), "--port", "0", *arguments]
-        self.process = start(command)
-        self.address = self.process.stdout.readline().strip()
-        self.port = urlsplit(self.address).port
-
-    def ask(self, path="/", method="GET", body=None, **headers):
-        """Status, headers and text of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, headers)
-        answer = connection.getresponse()
-        text = answer.read().decode(errors="replace")
-        connection.close()
-        return answer.status, answer.headers, text
-
-    def kernel(self) -> str:
-        """Id of the kernel of a new visitor, who takes the page and opens no connection."""
-        return re.search(r"ended/([0-9a-f-]+)", self.ask()[2])[1]
-
-    def has(self, kernel: str) -> bool:
-        return self.ask(f"/api/kernels/{kernel}")[0] == 200
-
-    def stop(self) -> list[str]:
-        """End it, and return the lines that it wrote to stderr."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.communicate(timeout=60)[1].splitlines()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.returncode is None:
-            self.stop()
-
-
-def start(command, **options):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, **pipes, **options)
-
-
-def soon(true: Callable[[], object], seconds: float = 30) -> bool:
-    """Whether this becomes true in this time."""
-    until = time.monotonic() + seconds
-    while not (now := true()) and time.monotonic() < until:
-        time.sleep(0.05)
-    return bool(now)
-
-
 def served(tmp_path_factory, cell, *arguments):
-    with Server(tmp_path_factory.mktemp("page"), cell, *arguments) as server:
+    with Server(page_of(tmp_path_factory.mktemp("page"), cell), *arguments) as server:
         yield server
 
 
@@ -222,7 +153,7 @@ def test_a_closed_page_takes_its_kernel_along(small, chromium):
 
 def test_a_page_says_that_it_starts_and_in_a_sentence_that_its_cell_failed(tmp_path, chromium):
     with (
-        Server(tmp_path, BAD.format(go=str(tmp_path / "go"))) as server,
+        Server(page_of(tmp_path, BAD.format(go=str(tmp_path / "go")))) as server,
         browser.visit(chromium, server.address) as (page, errors, _),
     ):
         expect(page.locator("#starting")).to_have_text("Starting …", timeout=60_000)

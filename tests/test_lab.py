@@ -27,19 +27,25 @@ def lab(tmp_path_factory):
     (path,) = headless.find(NOTEBOOK)
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []  # what is seen comes from this run
     changes = SMALL | {"out": str(folder / "runs")}
     parameters.source += "".join(f"\n{name} = {value!r}" for name, value in changes.items())
     nbformat.write(notebook, folder / path.name)
     port = free_port()
-    names = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
-    arguments = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}", "--allow-root"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", *arguments]
-        + ["--IdentityProvider.token=known", "--LabApp.news_url=None"],
-        env=os.environ | {name: str(own / name) for name in (*names, "IPYTHONDIR")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+    settings = own / "settings" / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)
+    # all cells are in the document, also those that nobody has scrolled to
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}"]
+    command += ["--IdentityProvider.token=known", "--LabApp.news_url=None"]
+    given = os.environ | {name: str(own / name) for name in names}
+    given |= {"JUPYTERLAB_SETTINGS_DIR": str(own / "settings")}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=given, **quiet) as process:
         assert soon(lambda: answers(f"http://127.0.0.1:{port}/api?token=known"), 60)
         yield f"http://127.0.0.1:{port}/lab/tree/{path.name}?token=known"
         process.terminate()

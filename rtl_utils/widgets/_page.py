@@ -1,5 +1,6 @@
 """The page of all panels: one at a time, made when it is first asked for."""
 
+import html
 from collections.abc import Callable
 
 import ipywidgets as ipw
@@ -23,7 +24,7 @@ _PANELS: dict[str, Callable[[], Panel]] = {
     "Images per class": SizesPanel,
     "How many seeds?": SeedsPanel,
     "LIME": LimePanel,
-    "Response surface": SurfacePanel,
+    "The response": SurfacePanel,
 }
 
 
@@ -37,9 +38,15 @@ def page() -> ipw.VBox:
     def show(_: object = None) -> None:
         name = choose.value
         if name not in made:
-            made[name] = _PANELS[name]()
+            try:
+                made[name] = _PANELS[name]()
+            except (ValueError, OSError) as error:
+                shown.children = [ipw.HTML(f"<p role='status'>{html.escape(str(error))}</p>")]
+                return
         shown.children = [made[name]]
 
     choose.observe(show, names="value")
     show()
-    return ipw.VBox([choose, shown])
+    whole = ipw.VBox([choose, shown])
+    whole.add_class("rtl-page")
+    return whole

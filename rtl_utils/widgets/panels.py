@@ -68,6 +68,9 @@ class Panel(ipw.VBox):
         except ValueError as error:
             self.say(str(error))
             return False
+        except Exception as error:
+            self.say(f"This failed: {type(error).__name__}: {error}")
+            raise
         return True
 
     def say(self, text: str) -> None:

@@ -8,18 +8,25 @@ function typed(value) {
   return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, typed(part)]));
 }
 
-// The handles of ipywidgets' sliders and their progress bars have no names of their own.
+// What ipywidgets does not say to a screen reader: names of slider handles and progress bars, and
+// which button of a row is pressed.
 function nameControls(panel) {
   for (const control of panel.querySelectorAll(".widget-slider, .widget-hprogress")) {
     const label = control.querySelector(".widget-label");
     const name = label ? label.textContent.trim() : "";
-    for (const part of control.querySelectorAll(".noUi-handle")) part.setAttribute("aria-label", name);
-    const bar = control.querySelector(".progress");
-    if (bar) {
-      bar.setAttribute("role", "progressbar");
-      bar.setAttribute("aria-label", name);
+    for (const part of control.querySelectorAll(".noUi-handle")) set(part, "aria-label", name);
+    for (const bar of control.querySelectorAll(".progress")) {
+      set(bar, "role", "progressbar");
+      set(bar, "aria-label", name);
     }
   }
+  for (const button of panel.querySelectorAll(".widget-toggle-button"))
+    set(button, "aria-pressed", String(button.classList.contains("mod-active")));
+}
+
+// only where it changes something: whoever observes the panel would be called again
+function set(element, attribute, value) {
+  if (element.getAttribute(attribute) !== value) element.setAttribute(attribute, value);
 }
 
 function render({ model, el }) {
@@ -32,10 +39,10 @@ function render({ model, el }) {
   let observer = null;
   // the panel around the canvas is there only after this call
   const waiting = requestAnimationFrame(() => {
-    const panel = el.closest(".rtl-panel");
+    const panel = el.closest(".rtl-page") || el.closest(".rtl-panel");
     if (panel === null) return;
     observer = new MutationObserver(() => nameControls(panel));
-    observer.observe(panel, { childList: true, subtree: true });
+    observer.observe(panel, { attributeFilter: ["class"], childList: true, subtree: true });
     nameControls(panel);
   });
   return () => {
