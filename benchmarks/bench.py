@@ -19,6 +19,7 @@ import baselines
 import batches
 import numpy as np
 import report
+import sliders
 import torch
 from measure import (
     Call,
@@ -374,6 +375,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "evaluation": evaluation,
     "curves": curves,
     "batches": batches.measured,
+    "sliders": sliders.measured,
 }
 
 

@@ -41,7 +41,9 @@ def write(results: Mapping[str, Any]) -> None:
     if "evaluation" in results:
         parts += ["## Evaluation's share of a training", shares(results["evaluation"])]
     if "batches" in results:
-        parts += ["## Batches", BATCHES, batches(results["batches"])]
+        parts += ["## Batches", BATCHES, claims(results["batches"])]
+    if "sliders" in results:
+        parts += ["## Sliders", SLIDERS, claims(results["sliders"])]
     if "curves" in results:
         full = draw(results["curves"])
         parts += [
@@ -103,8 +105,8 @@ def shares(rows: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def batches(rows: Mapping[str, Any]) -> str:
-    """One line per claim about `rtl batch` and the store."""
+def claims(rows: Mapping[str, Any]) -> str:
+    """One line per claim with a limit."""
     lines = [
         "| what | measured | beside | target | target reached |",
         "| --- | --- | --- | --- | --- |",
@@ -220,6 +222,8 @@ core (full at {CNNs}); wider networks take fewer steps per second, at a larger s
 float32 matrix-product rate (the percentages); the number of training images changes no step, only
 how often start-up and evaluation come in between."""
 BATCHES = """`rtl batch` and the store. Both sides of a line were measured in one run."""
+SLIDERS = """The panels in a real kernel, and served by `rtl app` to headless Chromium. Latencies
+are 95th percentiles."""
 PROFILES = """Each operation's own time, by torch's profiler, whose own cost makes small operations
 look larger than they are."""
 STACKS = """**Why the synthetic row misses its target.** At the matrix-product rate of all cores the
