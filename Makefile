@@ -51,7 +51,7 @@ refresh: here            ## execute the notebooks with their defaults and store 
 	$(RTL) refresh $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
 recording: here          ## train the checkpoints anew that the sliders and the explorer show
-	$(BIN)/python -c 'from rtl_utils.widgets import _lime, recordings; recordings.write_stored(); _lime.write_stored()'
+	$(BIN)/python -c 'from rtl_utils.widgets import explanations, recordings; recordings.write_stored(); explanations.write_stored()'
 
 explorer: here           ## write docs/explorer.html, the sliders as one file that needs nothing installed
 	$(BIN)/python -c 'from rtl_utils.widgets import explorer; explorer.write()'

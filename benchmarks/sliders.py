@@ -30,21 +30,26 @@ race = widgets.RacePanel()
 race.entries.epochs.value = race.entries.epochs.max
 ipywidgets.VBox([widgets.PathPanel(), race])
 """
-# in the kernel: from the message of the slider to that of the canvas
+# in the kernel: from the value of the slider to the message for the canvas
 TIMED = """
 import json, time
 from rtl_utils import widgets
-panel = widgets.PathPanel()
-times, drawn = [], []
-for move in range(60):
+path, ball = widgets.PathPanel(), widgets.BallPanel()
+def timed(slider, values):
+    times = []
+    for value in values:
+        start = time.perf_counter()
+        slider.value = value
+        times.append(time.perf_counter() - start)
+    return times
+def drawn():
     start = time.perf_counter()
-    panel.tau.value = (move * 7 % 21) / 20
-    times.append(time.perf_counter() - start)
-for _ in range(5):
-    start = time.perf_counter()
-    panel.picture()
-    drawn.append(time.perf_counter() - start)
-print(json.dumps([times, drawn]))
+    path.picture()
+    return time.perf_counter() - start
+tau = timed(path.tau, [move * 7 % 21 / 20 for move in range(1, 61)])
+pair = timed(path.pair, range(2, 41))
+image = timed(ball.image, range(2, 41))
+print(json.dumps([tau, pair, image, [drawn() for _ in range(5)]]))
 """
 SERVER = """
 import sys
@@ -67,7 +72,7 @@ WATCH = """() => {
 
 def measured() -> dict[str, Figure]:
     """Name of each claim -> what was measured, and the limit."""
-    figures = {"tau slider to picture, in the kernel": in_the_kernel()}
+    figures = in_the_kernel()
     with tempfile.TemporaryDirectory() as place, _address(Path(place)) as (address, ready):
         figures["`rtl app`: from the command to its address"] = ready
         with _browser() as browser:
@@ -79,21 +84,32 @@ def measured() -> dict[str, Figure]:
     return figures
 
 
-def in_the_kernel() -> Figure:
-    """Milliseconds from a value of tau to the canvas's message, in a real kernel."""
+def in_the_kernel() -> dict[str, Figure]:
+    """Milliseconds from a value to the canvas's message, in a real kernel."""
     notebook = new_notebook(cells=[new_code_cell(TIMED)])
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, "timed.ipynb")
         nbformat.write(notebook, path)
         kernels.execute(path, {}, Path(place), lambda _: None)
         done = nbformat.read(Path(place, kernels.EXECUTED), as_version=4)
-    times, drawn = json.loads(done.cells[0].outputs[-1].text)
-    beside = f"a figure of Matplotlib drawn anew: {1000 * statistics.median(drawn):.0f} ms"
-    return _latency(times, 100, beside)
+    tau, pair, image, drawn = json.loads(done.cells[0].outputs[-1].text)
+    anew = f"a figure of Matplotlib drawn anew: {1000 * statistics.median(drawn):.0f} ms"
+    batch = "each predicted for the whole grid of tau, three networks"
+    places = "each predicted for every place of the ball, three networks"
+    return {
+        "tau slider to picture, in the kernel": _latency(tau, 100, anew),
+        "a new image pair on the path, in the kernel": _latency(pair, 100, batch),
+        "a new image under the ball, in the kernel": _latency(image, 100, places),
+    }
 
 
 def visits(browser: Any, address: str) -> Figure:
-    """Seconds from a visit to the first picture; a kernel waits for the next visitor."""
+    """Seconds from a visit to the first picture; a kernel waits for the next visitor.
+
+    Args:
+        browser: that visits.
+        address: of the page.
+    """
     times = []
     for _ in range(VISITS):
         time.sleep(3)  # as between two visitors, in which the next kernel starts
@@ -141,18 +157,17 @@ def _moves(page: Page, what: str) -> Figure:
     y = track["y"] + track["height"] / 2
     handle.hover()
     page.mouse.down()
+    page.mouse.move(track["x"], y)
+    page.get_by_text("tau = 0.00", exact=True).wait_for()
     times = []
-    for move in range(MOVES):
+    for move in range(1, MOVES + 1):
         # up and down again; a step of tau is 1 / 20
         step = move % 40 if move % 40 <= 20 else 40 - move % 40
         page.evaluate("moved.length = drawn.length = 0")
         page.mouse.move(track["x"] + track["width"] * step / 20, y)
         wanted = f"tau = {step / 20:.2f}"
         seen = f"drawn.find(([, text]) => text.includes('{wanted}'))"
-        try:
-            page.wait_for_function(f"() => {seen}", timeout=3_000, polling=10)
-        except Exception:  # the handle stood there already
-            continue
+        page.wait_for_function(f"() => {seen}", timeout=10_000, polling=10)
         times.append(page.evaluate(f"{seen}[0] - moved[0]") / 1000)
     page.mouse.up()
     return _latency(times, 250, f"{len(times)} moves{what}")

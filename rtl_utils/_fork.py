@@ -53,7 +53,18 @@ _LIBRARIES = (
     "tqdm.auto",
 )
 # modules of the package that start kernels; no notebook imports them
-_RUNNERS = {"app", "batch", "cli", "forks", "grid", "headless", "kernels", "launchers", "report", "sheets"}
+_RUNNERS = {
+    "app",
+    "batch",
+    "cli",
+    "forks",
+    "grid",
+    "headless",
+    "kernels",
+    "launchers",
+    "report",
+    "sheets",
+}
 
 
 def main() -> None:

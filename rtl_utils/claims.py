@@ -22,6 +22,7 @@ from rtl_utils.statistics import (
     mean_interval,
     p_above,
     p_below,
+    p_values,
     power,
     seeds_needed,
     task_permutation,
@@ -91,6 +92,27 @@ class Case(NamedTuple):
     b: str = "ft"
 
 
+class Judged(NamedTuple):
+    """A claim on some seeds, judged alone, by Student's t alone.
+
+    Args:
+        interval: of the mean of their differences, as fractions.
+        p: of the claim; see `statistics.p_values`.
+        opposite: p of its opposite.
+        fewest: seeds that a verdict needs.
+    """
+
+    interval: Interval
+    p: float
+    opposite: float
+    fewest: int
+
+    @property
+    def says(self) -> str:
+        """The verdict."""
+        return untested(self.interval.n, self.fewest) or decided(self.p, self.opposite)
+
+
 # --- any claim ------------------------------------------------------------------------------------
 
 
@@ -143,6 +165,22 @@ def course_cases(rows: pd.DataFrame) -> list[Case]:
         claim = f"UT flips less than FT, {images_text(size)} (flip rate)"
         cases.append(Case(claim, part, "flip_rate", "below"))
     return cases
+
+
+def differences(case: Case) -> np.ndarray:
+    """(n,) differences of a case as fractions, seeds rising."""
+    return np.subtract(*paired(case.rows, case.metric, case.a, case.b))
+
+
+def judge(case: Case, values: Sequence[float]) -> Judged:
+    """The verdict on a claim from some of its differences alone.
+
+    Args:
+        case: the claim.
+        values: of `differences`.
+    """
+    p, opposite = p_values(values, case.direction, case.margin)
+    return Judged(mean_interval(values), p, opposite, fewest(case.rows))
 
 
 def fewest(rows: pd.DataFrame) -> int:

@@ -33,7 +33,6 @@ STREAMS = {
     "digits-digits-0-4": "places, clutter, noise and split of the digits 0 to 4",
     "digits-digits-5-9": "places, clutter, noise and split of the digits 5 to 9",
     "lime": "perturbations around an explained point, per point",
-    "seed-order": "order in which a panel takes the stored seeds",
 }
 
 

@@ -17,8 +17,8 @@ from rtl_utils.data.shortcuts import blend_patch
 from rtl_utils.paths import Path as TaskPath
 from rtl_utils.statistics import decided, evidence, untested
 from rtl_utils.widgets import explorer
-from rtl_utils.widgets._rows import stored as stored_rows
 from rtl_utils.widgets.recordings import TAUS, answers, stored
+from rtl_utils.widgets.rows import stored as stored_rows
 
 FILE = Path(__file__).parents[1] / "docs" / "explorer.html"
 SECTIONS = ("path", "map", "ball", "race", "seeds")

@@ -74,4 +74,8 @@ def test_a_student_runs_all_cells_and_moves_a_slider(lab):
         expect(page.get_by_text("tau = 0.55", exact=True)).to_be_attached(timeout=LONG)
         assert example.evaluate("canvas => canvas.toDataURL()") != before
         expect(page.get_by_text("All checks passed.").last).to_be_attached(timeout=LONG)
+        background = page.locator(".rtl-scene").first.evaluate(
+            "scene => getComputedStyle(scene).backgroundColor"
+        )
+        assert background == "rgb(255, 255, 255)", "black on a dark theme's background"
         assert not watched.foreign

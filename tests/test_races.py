@@ -507,3 +507,60 @@ def test_in_a_kernel_the_buttons_answer_while_it_trains(tmp_path):
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+def test_a_panel_that_begins_a_race_stops_that_of_another():
+    """The other panel's cell may have been run again: nobody could stop its race any more."""
+
+    async def scenario():
+        first, second = panel(epochs=60), panel()
+        first.train.click()
+        await until(lambda: first.epoch.max == 60)
+        first.pause.click()
+        second.train.click()
+        await until(lambda: at_rest(first) and at_rest(second))
+        return first, second
+
+    first, second = asyncio.run(scenario())
+    assert "Stopped after" in said(first)
+    assert "Finished" in said(second)
+
+
+def test_a_race_that_cannot_be_drawn_is_stopped_in_words(monkeypatch):
+    async def scenario():
+        made = panel(epochs=60)
+        made.train.click()
+        await until(lambda: made.epoch.max == 60)
+        show = made.canvas.show
+        monkeypatch.setattr(made.canvas, "show", failing)
+        following = made._following
+        await asyncio.wait([following])
+        monkeypatch.setattr(made.canvas, "show", show)
+        with pytest.raises(RuntimeError, match="no canvas"):
+            following.result()
+        assert "This failed: RuntimeError: no canvas" in said(made)
+        made.reset.click()
+        return made
+
+    def failing(scene):
+        raise RuntimeError("no canvas")
+
+    made = asyncio.run(scenario())
+    assert not made.train.disabled
+    assert "stored race" in said(made)
+
+
+def test_a_race_with_the_ball_on_the_target_is_measured_without_it():
+    async def scenario():
+        made = panel(target_ball=True)
+        made.train.click()
+        race = made._race
+        await until(lambda: at_rest(made))
+        return made, race
+
+    made, race = asyncio.run(scenario())
+    accuracy, loss = made.scene()[:2]
+    assert accuracy.title == "Accuracy without the ball"
+    assert loss.title == "Loss without the ball"
+    for line, name in zip(accuracy.lines, ("ft", "ut"), strict=True):
+        assert line.y[-1] != pytest.approx(race.histories[name].val_accuracy[-1], abs=1e-4)

@@ -76,7 +76,9 @@ def _check(notebook: Path, limits: Limits) -> None:
     if limits.visitors < 1:
         raise ValueError(f"a page needs room for at least 1 visitor; got {limits.visitors}")
     if not 0 < limits.idle < float("inf"):
-        raise ValueError(f"the idle time must be more than 0 seconds; got {limits.idle:g}")
+        raise ValueError(
+            f"the idle time must be a finite number of minutes above 0; got {limits.idle / 60:g}"
+        )
 
 
 def _listen(host: str, port: int | None) -> list[socket.socket]:
@@ -108,5 +110,18 @@ def _listen(host: str, port: int | None) -> list[socket.socket]:
 def _name(host: str) -> str:
     """How an address on the page's machine is written by others."""
     if host in ("0.0.0.0", "::"):
-        return socket.gethostname()
+        return _outward()
     return f"[{host}]" if ":" in host else host
+
+
+def _outward() -> str:
+    """This machine's address as other machines see it; its name where there is no network.
+
+    Names are often known to the machine alone. Nothing is sent: a datagram socket is only routed.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as routed:
+        try:
+            routed.connect(("192.0.2.1", 9))  # an address of documentation, RFC 5737
+        except OSError:
+            return socket.gethostname()
+        return str(routed.getsockname()[0])

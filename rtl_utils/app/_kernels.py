@@ -120,7 +120,12 @@ class Kernels(AsyncMappingKernelManager):
         return admitted
 
     def end(self, kernel_id: str, why: str = _GONE) -> None:
-        """End a kernel, and tell its page why; it takes some time, in which the place is taken."""
+        """End a kernel, and tell its page why; it takes some time, in which the place is taken.
+
+        Args:
+            kernel_id: of the kernel; one that has ended already is left alone.
+            why: a sentence for its page.
+        """
         visit = self._visits.get(kernel_id)
         if visit is not None and visit.started and not visit.ended.done():
             visit.ended.set_result(why)

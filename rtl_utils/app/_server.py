@@ -84,6 +84,8 @@ class Gate(NamedTuple):
         origin = request.headers.get("Origin")
         if origin is not None and origin.split("://")[-1].lower() != request.host.lower():
             return _FOREIGN
+        if _embedded(request):
+            return _FOREIGN
         if not self.token:
             return None if is_loopback(split_host_and_port(request.host)[0]) else _FOREIGN
         remembered = request.cookies.get(self.cookie)
@@ -154,6 +156,20 @@ class Server:
                 server.stop()
                 await page.kernel_manager.close()
                 await server.close_all_connections()
+
+
+def _embedded(request: HTTPServerRequest) -> bool:
+    """Whether another site's page asks for this, without its visitor having followed a link.
+
+    Browsers say so; a picture or a frame of another site would take a visitor's place.
+    """
+    headers = request.headers
+    if headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+        return False
+    return (headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")) != (
+        "navigate",
+        "document",
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -400,6 +416,10 @@ class _ChannelsHandler(_InWords, VoilaKernelWebsocketHandler):  # type: ignore[m
         ended = self.settings["kernel_manager"].ended(kernel_id)
         ended.add_done_callback(lambda _: self.close())
         await super().open(kernel_id)
+
+    def on_message(self, ws_message: Any) -> None:
+        if self.ws_connection is not None:  # else it was closed while this was on its way
+            super().on_message(ws_message)
 
 
 class _FilesHandler(_InWords, FileFindHandler):

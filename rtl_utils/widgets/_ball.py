@@ -1,5 +1,6 @@
 """The ball: where in an image it must lie to change what a network says."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from rtl_utils import plotting, tables
 from rtl_utils.data import Shortcut
 from rtl_utils.data.shortcuts import blend_patch
-from rtl_utils.widgets.panels import Panel, buttons, row, slider
+from rtl_utils.widgets.panels import CLASSES, Panel, buttons, row, slider
 from rtl_utils.widgets.recordings import Recording, answers, stored
 from rtl_utils.widgets.scenes import Bars, Heat, Image, Scene
 
@@ -30,7 +31,8 @@ class BallPanel(Panel):
         super().__init__(
             "The ball",
             "Place the ball on an image of the target, or take it away. The map shows, for every "
-            "place of the ball, the probability of the class that had the ball in the source.",
+            "place of the ball, the probability of the class that had the ball in the source. "
+            f"{CLASSES}",
         )
         self._recording = recording or stored()
         self._shortcut, self._label = self._recording.shortcut
@@ -40,12 +42,14 @@ class BallPanel(Panel):
         classes = zip(source.class_names, target.class_names, strict=True)
         self._names = [f"{a}/{b}" for a, b in classes]
         free = target.side - self._shortcut.pixels(target.side)
-        self._places = np.unique(np.linspace(0, free, min(_PLACES, free + 1)).round().astype(int))
-        last = len(self._places) - 1
+        step = math.ceil(free / (_PLACES - 1))
+        self._places = np.arange(0, free + 1, step)  # pixels; a slider says which
+        middle = int(self._places[len(self._places) // 2])
+        last = int(self._places[-1])
         self.image = slider("image", 1, len(self._images), lowest=1)
         self.ball = buttons("ball", [("on the image", True), ("taken away", False)], True)
-        self.down = slider("from the top", last // 2, last)
-        self.across = slider("from the left", last // 2, last)
+        self.down = slider("pixels from the top", middle, last, step)
+        self.across = slider("pixels from the left", middle, last, step)
         nets = self._recording.at(self._recording.epochs[-1])
         kinds = [(tables.label(name), name) for name in nets]
         self.model = buttons("map of", kinds, kinds[-1][1])
@@ -58,7 +62,8 @@ class BallPanel(Panel):
     def scene(self) -> Scene:
         """The image, each network's answer, and the map of the chosen one."""
         image = self.image.value - 1
-        place = (self.down.value, self.across.value)
+        step = self.down.step
+        place = (self.down.value // step, self.across.value // step)
         shown = self._planted(image)
         where = place[0] * len(self._places) + place[1] if self.ball.value else -1
         charts: list[Image | Bars | Heat] = [

@@ -54,14 +54,22 @@ class EpochsPanel(Panel):
             over_tau.append(Line(style[0], TAUS, values[row], style[1]))
             over_epochs.append(Line(style[0], epochs, values[:, column], style[1]))
         unit = "accuracy" if name == "accuracy" else "loss, nats"
-        chance = (0.2, "chance") if name == "accuracy" else None
-        tau = f"tau = {TAUS[column]:.2f}"
-        epoch = f"after {epochs[row]:g} epochs"
+        _, target = self._recording.tasks
+        chance = (1 / target.outputs, "chance") if name == "accuracy" else None
         return [
             self._map(tables_of[self.method.value], limits, (row, column)),
-            Curves(f"{unit} {epoch}", over_tau, "tau", unit, (0, 1), limits, TAUS[column], chance),
             Curves(
-                f"{unit} at {tau}",
+                f"{name} over tau, epoch {epochs[row]:g}",
+                over_tau,
+                "tau",
+                unit,
+                (0, 1),
+                limits,
+                TAUS[column],
+                chance,
+            ),
+            Curves(
+                f"{name} over epochs, tau = {TAUS[column]:.2f}",
                 over_epochs,
                 "epoch",
                 unit,
@@ -75,9 +83,9 @@ class EpochsPanel(Panel):
     def _map(
         self, values: np.ndarray, limits: tuple[float, float], cursor: tuple[int, int]
     ) -> Heat:
-        title = f"{self.measure.value}, {tables.label(self.method.value)}"
+        high = f"0 (white) to {limits[1]:.2g}"
         return Heat(
-            f"{title}: {values[cursor]:.2f} in the frame",
+            f"{self.measure.value} of {tables.label(self.method.value)}, {high}",
             values,
             *limits,
             xlabel="tau",

@@ -12,7 +12,7 @@ from rtl_utils import plotting, tables
 from rtl_utils.coupled import feature_cost
 from rtl_utils.couplings import transport
 from rtl_utils.paths import Path
-from rtl_utils.widgets.panels import Panel, buttons, row, slider
+from rtl_utils.widgets.panels import CLASSES, Panel, buttons, row, slider
 from rtl_utils.widgets.recordings import TAUS, Recording, answers, stored
 from rtl_utils.widgets.scenes import Bars, Image, Scene
 
@@ -50,7 +50,7 @@ class PathPanel(Panel):
         super().__init__(
             "The path from source to target",
             "Move tau: the example and its label change from source to target. The networks say "
-            "which class they see.",
+            f"which class they see. {CLASSES}",
         )
         self._recording = recording or stored()
         source, target = self._recording.tasks
@@ -104,6 +104,7 @@ class PathPanel(Panel):
     def _with_coupling(self, kind: str) -> Path:
         if kind == "independent":
             return self._path
+        self.say("The coupling is computed; with many images it takes some seconds.")
         cost = feature_cost(self._path, self._recording.backbone)
         return replace(self._path, coupling=transport(cost))
 

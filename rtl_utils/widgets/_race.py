@@ -11,9 +11,9 @@ import numpy as np
 
 from rtl_utils import plotting, tables
 from rtl_utils.data import DATASETS, image_datasets
-from rtl_utils.messages import duration, shown
+from rtl_utils.messages import counted, duration, shown
 from rtl_utils.runs import BACKBONE, Run, class_names
-from rtl_utils.widgets.panels import Panel, choice, row, slider
+from rtl_utils.widgets.panels import Panel, choice, row, slider, text
 from rtl_utils.widgets.races import (
     RACERS,
     Diverged,
@@ -28,6 +28,7 @@ from rtl_utils.widgets.races import (
 from rtl_utils.widgets.recordings import Moment, Recording, stored
 from rtl_utils.widgets.scenes import Bars, Chart, Curves, Heat, Line, Scene
 
+_racing: list[Race] = []  # that run in this process: one at a time, whichever panel began it
 _TICK = 0.1  # seconds between two looks at the reports
 _HIGHEST_LOSS = 10.0  # of the chart, in nats; guessing among five classes costs 1.6
 _SIZES = {"all": None, "10": 10, "20": 20, "50": 50, "100": 100}  # images per class
@@ -39,7 +40,8 @@ class RacePanel(Panel):
     """Entries of a race, buttons that start, pause and stop it, live charts, and a replay.
 
     Before the first race it replays the stored recording. The race trains in threads of its own;
-    the kernel's event loop looks ten times per second at what they report, and draws.
+    the kernel's event loop looks ten times per second at what they report, and draws. A race that
+    another panel of this process has begun is stopped, as that panel may not be shown any more.
 
     Args:
         dataset: whose tasks can be chosen, a name of DATASETS.
@@ -86,8 +88,8 @@ class RacePanel(Panel):
 
     def follow(self) -> None:
         """Draw the race as far as it is, and say what is shown."""
-        self.canvas.show(self.scene())
-        self.say(self._sentence)
+        if self.tried(lambda: self.canvas.show(self.scene())):
+            self.say(self._sentence)
 
     def close(self) -> None:
         """Stop the race, and take the panel away."""
@@ -105,6 +107,9 @@ class RacePanel(Panel):
             return
         self._tell("The backbone is trained first; until then the charts show the race before.")
         self._set_running(True)
+        for other in _racing:
+            other.stop()
+        _racing.append(self._race)
         self._race.start()
         following = self._follow_race(self._race)
         try:
@@ -136,24 +141,32 @@ class RacePanel(Panel):
 
     async def _follow_race(self, race: Race) -> None:
         """Draw what the race reports, until it has ended."""
+        end = End("failed", "The race could not be drawn, so it was stopped.")
+        try:
+            end = await self._drawn(race)
+        finally:
+            race.stop()
+            _racing.remove(race)
+            self._race = None
+            self._set_running(False)
+            self._ended(end)
+
+    async def _drawn(self, race: Race) -> End:
+        """How the race ended; what it reported until then was drawn."""
         progress = _Progress(race)
-        end = None
-        while end is None:
+        while True:
             await asyncio.sleep(_TICK)
             reports = _waiting(race)
             for report in reports:
-                if isinstance(report, End):
-                    end = report
-                elif isinstance(report, Step):
+                if isinstance(report, Step):
                     progress.step = report
-                else:
+                elif not isinstance(report, End):
                     self._take(report)
             self.bar.value, self.bar.description, self.left.value = progress.tick()
+            if reports and isinstance(reports[-1], End):
+                return reports[-1]
             if any(not isinstance(report, Step) for report in reports):
                 self._show_latest()
-        self._race = None
-        self._set_running(False)
-        self._ended(end)
 
     def _take(self, report: Report) -> None:
         """Note a report; the race before stays in the charts until there is something to see."""
@@ -182,9 +195,12 @@ class RacePanel(Panel):
         elif self._log is not self._next:
             self._sentence = "Stopped while the backbone was trained; Train starts it anew."
         else:
-            how = "Finished" if end.how == "finished" else f"Stopped after {self._log.last} epochs"
-            replay = f"{how}. Move the epoch shown to replay the race."
-            self._sentence = " ".join([*self._log.problems(), replay])
+            epochs = counted(self._log.last, "epoch")
+            how = "Finished" if end.how == "finished" else "Stopped"
+            said = [*self._log.problems(), f"{how} after {epochs}."]
+            if self._log.last:
+                said.append("Move the epoch shown to replay the race.")
+            self._sentence = " ".join(said)
         self._show_latest()
 
     def _show_stored(self) -> None:
@@ -224,8 +240,8 @@ class _Entries(ipw.GridBox):
         self.pair = choice("pair", [(f"{a} to {b}", (a, b)) for a, b in pairs], record.pairs[0])
         self.n_train = choice("images per class", [(size, size) for size in _SIZES], "all")
         self.epochs = slider("epochs", record.epochs, 4 * record.epochs, lowest=1)
-        self.taus = _text("taus", "0, 0.25, 0.5, 0.75, 1")
-        self.lr = _text("learning rate (lr)", "0.01")
+        self.taus = text("taus", "0, 0.25, 0.5, 0.75, 1")
+        self.lr = text("learning rate (lr)", "0.01")
         self.seed = slider("seed", 0, 9)
         self.source_ball = _tick_box("ball on one class of the source", True)
         self.target_ball = _tick_box("ball on all images of the target", False)
@@ -345,17 +361,17 @@ class _Log:
         highest = min(_HIGHEST_LOSS, max(finite, default=1.0))
         chance = (1 / len(self.classes), "chance")
         now = {m: _at(found, epoch) for m, found in self.moments.items() if found}
-        answers = f"Answer {' / '.join(self.ball)} with the ball"
+        answers = f"{'/'.join(self.ball)} with the ball"
         longest = max(found[-1].length for found in self.moments.values() if found)
         return [
-            self._curves("Accuracy on the target", "accuracy", accuracies, epoch, 1.0, chance),
-            self._curves("Loss on the target", "loss, nats", losses, epoch, highest, None),
+            self._curves("Accuracy without the ball", "accuracy", accuracies, epoch, 1.0, chance),
+            self._curves("Loss without the ball", "loss, nats", losses, epoch, highest, None),
             _bars(answers, "share", {m: found.share for m, found in now.items()}, 1.0),
             _bars(
-                "Length of the path",
+                "Weights' trajectory",
                 "length",
                 {m: found.length for m, found in now.items()},
-                1.05 * max(longest, 1e-6),
+                1.05 * max(longest, 1.0),
             ),
             *(self._confusion(method, found) for method, found in now.items()),
         ]
@@ -453,31 +469,21 @@ def _button(name: str, pressed: Callable[[], None]) -> ipw.Button:
     return made
 
 
-def _text(name: str, value: str) -> ipw.Text:
-    style = {"description_width": "9.5em"}
-    return ipw.Text(
-        value=value,
-        description=name,
-        style=style,
-        layout=ipw.Layout(width="100%", max_width="34em"),
-    )
-
-
 def _tick_box(name: str, value: bool) -> ipw.Checkbox:
     return ipw.Checkbox(value=value, description=name, indent=False)
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(entry: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in entry.split(",")]
     except ValueError:
         raise ValueError(
-            f"taus must be numbers with commas between them, such as 0, 0.5, 1; got {shown(text)}"
+            f"taus must be numbers with commas between them, such as 0, 0.5, 1; got {shown(entry)}"
         ) from None
 
 
-def _number(text: str) -> float:
+def _number(entry: str) -> float:
     try:
-        return float(text)
+        return float(entry)
     except ValueError:
-        raise ValueError(f"lr must be a number, such as 0.01; got {shown(text)}") from None
+        raise ValueError(f"lr must be a number, such as 0.01; got {shown(entry)}") from None

@@ -1,22 +1,18 @@
 """How many seeds: the interval and the verdict of a claim as seeds are added."""
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import ipywidgets as ipw
 import numpy as np
 
-from rtl_utils import tables
-from rtl_utils.claims import Case, course_cases, fewest
+from rtl_utils.claims import Case, Judged, course_cases, differences, judge
 from rtl_utils.plotting import colour
-from rtl_utils.randomness import generator
-from rtl_utils.statistics import Interval, decided, mean_interval, p_values, untested
-from rtl_utils.widgets._rows import stored
+from rtl_utils.statistics import Interval, mean_interval
 from rtl_utils.widgets.panels import Panel, choice, slider
 from rtl_utils.widgets.pictures import picture
+from rtl_utils.widgets.rows import stored
 from rtl_utils.widgets.scenes import Curves, Dots, Group, Line, Scene
 
-_ORDERS = 20  # that are drawn, beside the stored one
 _FIRST = 2  # seeds
 POINTS = 100  # percentage points in a fraction of 1
 _UNUSED = "#C8C8C8"
@@ -25,29 +21,8 @@ _BOUND = "#808080"
 _MEASURES = {"val_accuracy": "accuracy", "flip_rate": "flip rate"}
 
 
-class Judged(NamedTuple):
-    """A claim on the first n seeds of an order, judged alone.
-
-    Args:
-        interval: of the mean of their differences, as fractions.
-        p: of the claim; see `statistics.p_values`.
-        opposite: p of its opposite.
-        fewest: seeds that a verdict needs.
-    """
-
-    interval: Interval
-    p: float
-    opposite: float
-    fewest: int
-
-    @property
-    def says(self) -> str:
-        """The verdict."""
-        return untested(self.interval.n, self.fewest) or decided(self.p, self.opposite)
-
-
 class SeedsPanel(Panel):
-    """A slider over the number of seeds; the claim and the order of the seeds can be chosen.
+    """A slider over the number of seeds; the claim and the first seed can be chosen.
 
     Raises:
         FileNotFoundError: outside the course's checkout, which holds the rows.
@@ -56,15 +31,15 @@ class SeedsPanel(Panel):
     def __init__(self) -> None:
         super().__init__(
             "How many seeds?",
-            "Add seeds: the interval shrinks, and a verdict appears, or vanishes again. Then take "
-            "the seeds in another order. Each dot is the difference between uncoupled transfer "
-            "(UT) and fine-tuning (FT) of one seed. The claim is judged alone, so its p is not "
-            "adjusted for other claims.",
+            "Add seeds: the interval shrinks, and a verdict appears, or vanishes again. Then "
+            "begin with another seed; after the last one comes seed 0. Each dot is the difference "
+            "between uncoupled transfer (UT) and fine-tuning (FT) of one seed. The claim is judged "
+            "alone, so its p is not adjusted for other claims.",
         )
         cases = course_cases(stored("digits"))
         self.claim = choice("claim", [(case.claim, k) for k, case in enumerate(cases)], 1)
         self.seeds = slider("seeds", 5, 20, lowest=_FIRST)
-        self.order = slider("order of the seeds", 0, _ORDERS)
+        self.first = slider("first seed", 0, 19)
         self.verdict = ipw.HTML()
         self._cases = cases
         self._values = [differences(case) for case in cases]
@@ -72,7 +47,7 @@ class SeedsPanel(Panel):
         self._along = lru_cache(maxsize=None)(self._intervals)
         self.claim.observe(lambda _: self._limit(), names="value")
         self._limit()
-        moved = [self.claim, self.seeds, self.order]
+        moved = [self.claim, self.seeds, self.first]
         self.build([*moved, self.verdict], moved)
 
     def picture(self) -> bytes:
@@ -89,18 +64,19 @@ class SeedsPanel(Panel):
         found = self._now()
         claim = self._cases[self.claim.value].claim
         n, of_all = found.interval.n, len(self._values[self.claim.value])
-        start = f"{claim}. {n} of {of_all} seeds: {found.interval.text(scale=POINTS)} points"
+        mean = f"mean {found.interval.text(scale=POINTS)} points"
+        start = f"{claim}. {n} of {of_all} seeds: {mean}"
         if n < found.fewest:
             return f"{start}; no verdict, which needs {found.fewest} seeds at least."
         return (
-            f"{start} (mean, 95 % interval); p = {found.p:.2g} for the claim and "
-            f"{found.opposite:.2g} for its opposite, so it is {found.says}."
+            f"{start}, with its 95 % interval; {_p(found.p)} for the claim and "
+            f"{_p(found.opposite)} for its opposite, so it is {found.says}."
         )
 
     def scene(self) -> Scene:
         """Differences of the seeds; mean and interval over the number of seeds."""
         case, now = self._cases[self.claim.value], self._now()
-        values = POINTS * self._ordered(self.claim.value, self.order.value)
+        values = POINTS * self._ordered(self.claim.value, self.first.value)
         interval = now.interval
         n = interval.n
         ends = (POINTS * interval.low, POINTS * interval.mean, POINTS * interval.high)
@@ -123,14 +99,14 @@ class SeedsPanel(Panel):
 
     def _lines(self, case: Case) -> list[Line]:
         """Mean and ends of the interval over the number of seeds; the margin if there is one."""
-        found = self._along(self.claim.value, self.order.value)
+        found = self._along(self.claim.value, self.first.value)
         n = np.array([interval.n for interval in found], dtype=float)
-        names = {"mean": "mean", "low": "lower end, 95 %", "high": "upper end, 95 %"}
+        names = {"mean": "mean", "low": "95 % interval", "high": ""}
         colours = {"mean": colour(case.a), "low": _END, "high": _END}
         lines = []
         for end, name in names.items():
             values = np.array([getattr(interval, end) for interval in found])
-            lines.append(Line(name, n, POINTS * values, colours[end]))
+            lines.append(Line(name, n, POINTS * values, colours[end], dashed=end != "mean"))
         if case.margin:
             margin = POINTS * case.margin
             around = np.array([margin, margin, -margin, -margin])
@@ -139,37 +115,28 @@ class SeedsPanel(Panel):
         return lines
 
     def _now(self) -> Judged:
-        return self._of(self.claim.value, self.order.value, self.seeds.value)
+        return self._of(self.claim.value, self.first.value, self.seeds.value)
 
     def _limit(self) -> None:
         self.seeds.max = len(self._values[self.claim.value])
+        self.first.max = self.seeds.max - 1
 
-    def _ordered(self, claim: int, order: int) -> np.ndarray:
-        """The differences of a claim in one order; order 0 is that of the seeds."""
-        values = self._values[claim]
-        if order == 0:
-            return values
-        return values[generator(order, "seed-order").permutation(len(values))]
+    def _ordered(self, claim: int, first: int) -> np.ndarray:
+        """The differences of a claim, beginning with one seed."""
+        return np.roll(self._values[claim], -first)
 
-    def _intervals(self, claim: int, order: int) -> list[Interval]:
-        """Of the first two seeds of an order, the first three, and so on."""
-        values = self._ordered(claim, order)
+    def _intervals(self, claim: int, first: int) -> list[Interval]:
+        """Of two seeds from the first one on, three seeds, and so on."""
+        values = self._ordered(claim, first)
         return [mean_interval(values[:n].tolist()) for n in range(_FIRST, len(values) + 1)]
 
-    def _judged(self, claim: int, order: int, n: int) -> Judged:
-        """The claim on the first n seeds of an order."""
-        return judged(self._cases[claim], self._ordered(claim, order)[:n].tolist())
+    def _judged(self, claim: int, first: int, n: int) -> Judged:
+        """The claim on n seeds from one on."""
+        return judge(self._cases[claim], self._ordered(claim, first)[:n].tolist())
 
 
-def judged(case: Case, values: list[float]) -> Judged:
-    """A claim on these differences alone."""
-    p, opposite = p_values(values, case.direction, case.margin)
-    return Judged(mean_interval(values), p, opposite, fewest(case.rows))
-
-
-def differences(case: Case) -> np.ndarray:
-    """(n,) differences as fractions, seeds rising."""
-    return np.subtract(*tables.paired(case.rows, case.metric, case.a, case.b))
+def _p(p: float) -> str:
+    return "p > 0.99" if p > 0.99 else f"p = {p:.2g}"
 
 
 def _limits(values: np.ndarray, margin: float) -> tuple[float, float]:

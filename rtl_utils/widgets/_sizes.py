@@ -3,17 +3,18 @@
 import pandas as pd
 
 from rtl_utils import tables
+from rtl_utils.claims import CHANCE
 from rtl_utils.methods import METHODS
 from rtl_utils.plotting import colour
 from rtl_utils.statistics import mean_interval
-from rtl_utils.widgets._rows import stored
 from rtl_utils.widgets.panels import Panel, buttons, choice
+from rtl_utils.widgets.rows import stored
 from rtl_utils.widgets.scenes import Dots, Group, Scene
 
 _SWEEPS = ("digits", "digits-methods")  # of the same data set
 _ALWAYS = {"scratch": "scratch", "ft": "FT", "ut": "UT"}  # as the dots are named
 _PERCENT = 100
-_GUESSING = (_PERCENT / 5, "guessing")  # of five classes
+_CHANCE = (_PERCENT * CHANCE, "chance")
 
 
 class SizesPanel(Panel):
@@ -27,8 +28,8 @@ class SizesPanel(Panel):
         super().__init__(
             "Images per class (cluttered digits)",
             "The source has the shortcut on one class, the target images are clean. Flips are the "
-            "predictions that change when the shortcut appears; accuracy is that without it. "
-            "Choose how many target images there are per class. Each dot is one seed, the stroke "
+            "predictions that change when the shortcut is added; accuracy is without it. "
+            "Choose how many target images there are per class. Each dot is one seed, the bar "
             "beside the dots the 95 % interval of their mean. FT is fine-tuning, UT uncoupled "
             "transfer.",
         )
@@ -55,7 +56,7 @@ class SizesPanel(Panel):
         axis = (0.0, float(_PERCENT))
         return [
             Dots(f"flips, {where}", flips, "flips, % of predictions", axis),
-            Dots(f"accuracy, {where}", accuracies, "accuracy, %", axis, _GUESSING),
+            Dots(f"accuracy, {where}", accuracies, "accuracy, %", axis, _CHANCE),
         ]
 
 

@@ -20,18 +20,18 @@ import numpy as np
 import torch
 
 from rtl_utils import folders, plotting, tables
-from rtl_utils.claims import Case, course_cases
+from rtl_utils.claims import Case, Judged, course_cases, differences, judge
 from rtl_utils.data import DATASETS
 from rtl_utils.data.shortcuts import PATCHES, blend_patch
 from rtl_utils.paths import Path as TaskPath
 from rtl_utils.runs import BACKBONE
-from rtl_utils.widgets import _rows
-from rtl_utils.widgets._seeds import POINTS, Judged, differences, judged
 from rtl_utils.widgets.canvas import script
 from rtl_utils.widgets.recordings import TAUS, Moment, Recording, answers, stored
+from rtl_utils.widgets.rows import stored as stored_rows
 
 _EXAMPLES = 12  # pairs on the path, and images for the ball: what fits into half a megabyte
 _FEWEST_SEEDS = 2
+_POINTS = 100  # percentage points in a fraction of 1
 _LEVELS = 255  # of a stored probability
 _Values = dict[str, Any]  # what JSON holds
 
@@ -208,7 +208,7 @@ def _race(moments: Iterable[Moment]) -> _Values:
 
 def _seeds() -> _Values:
     """The course's claims that all stored seeds measured, judged by two of them to all."""
-    rows = _rows.stored("digits")
+    rows = stored_rows("digits")
     names = sorted(rows.seed.unique().tolist())
     cases = [case for case in course_cases(rows) if case.rows.seed.nunique() == len(names)]
     (dataset,) = rows.dataset.unique()
@@ -226,7 +226,7 @@ def _claim(case: Case) -> _Values:
     values = differences(case)
     counts = range(_FEWEST_SEEDS, len(values) + 1)
     found = [
-        [judged(case, order[:n].tolist()) for n in counts]
+        [judge(case, order[:n].tolist()) for n in counts]
         for order in (np.roll(values, -first) for first in range(len(values)))
     ]
     says = [[one.says for one in line] for line in found]
@@ -235,11 +235,11 @@ def _claim(case: Case) -> _Values:
         "name": case.claim,
         "of": [tables.label(case.a), tables.label(case.b)],
         "colour": plotting.colour(case.a),
-        "margin": POINTS * case.margin,
-        "differences": (POINTS * values).round(3).tolist(),
-        "mean": _table(found, lambda one: POINTS * one.interval.mean),
-        "low": _table(found, lambda one: POINTS * one.interval.low),
-        "high": _table(found, lambda one: POINTS * one.interval.high),
+        "margin": _POINTS * case.margin,
+        "differences": (_POINTS * values).round(3).tolist(),
+        "mean": _table(found, lambda one: _POINTS * one.interval.mean),
+        "low": _table(found, lambda one: _POINTS * one.interval.low),
+        "high": _table(found, lambda one: _POINTS * one.interval.high),
         "p": _table(found, lambda one: one.p),
         "opposite": _table(found, lambda one: one.opposite),
         "verdicts": verdicts.tolist(),

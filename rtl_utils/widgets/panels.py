@@ -13,6 +13,7 @@ from rtl_utils.widgets.canvas import Canvas
 from rtl_utils.widgets.pictures import picture
 from rtl_utils.widgets.scenes import Scene
 
+CLASSES = "A class of the source and one of the target share an output, written source/target."
 _STYLE = {"description_width": "9.5em"}
 _WIDE = {"width": "100%", "max_width": "34em"}
 
@@ -31,7 +32,9 @@ class Panel(ipw.VBox):
         super().__init__()
         self.title = title
         self.canvas = Canvas()
-        self._heading = ipw.HTML(f"<h3 style='margin:0'>{title}</h3><p>{about}</p>")
+        self._heading = ipw.HTML(
+            f"<h2 style='margin:0; font-size:1.2em'>{title}</h2><p>{about}</p>"
+        )
         self._message = ipw.HTML()
         self._message.add_class("rtl-message")
         self.add_class("rtl-panel")
@@ -126,9 +129,26 @@ def buttons(name: str, options: Sequence[tuple[str, Any]], value: Any) -> ipw.To
 
 
 def choice(name: str, options: Sequence[tuple[str, Any]], value: Any) -> ipw.Dropdown:
-    """A list to choose from; arguments as in `buttons`."""
+    """A list to choose from.
+
+    Args:
+        name: what is chosen.
+        options: (text, value) of each.
+        value: that is chosen at first.
+    """
     layout = ipw.Layout(**_WIDE)
     return ipw.Dropdown(options=options, value=value, description=name, style=_STYLE, layout=layout)
+
+
+def text(name: str, value: str) -> ipw.Text:
+    """A field for a text.
+
+    Args:
+        name: what is entered.
+        value: at first.
+    """
+    layout = ipw.Layout(**_WIDE)
+    return ipw.Text(value=value, description=name, style=_STYLE, layout=layout)
 
 
 def row(*controls: ipw.Widget) -> ipw.Box:

@@ -159,7 +159,12 @@ def of_runs(runs: Iterable[Run], store: Store) -> Recording:
 
 
 def answers(net: Net, x: torch.Tensor) -> np.ndarray:
-    """(n, k) probabilities of the classes for raw images or network inputs."""
+    """(n, k) probabilities of the classes.
+
+    Args:
+        net: a classifier.
+        x: (n, ...) raw images or network inputs.
+    """
     with one_thread():  # a second thread costs more than it gives for so few images
         return np.asarray(predict(net, x, size=500).softmax(1).numpy())
 

@@ -230,8 +230,8 @@ function seedsScene({ claim: chosen, seeds, first }) {
       ...axes, xlabel: "seeds", xlim, cursor: seeds,
       lines: [
         { ...curve("mean", "mean"), colour, dashed: false },
-        curve("lower end", "low"),
-        curve("upper end", "high"),
+        curve("95 % interval", "low"),
+        curve("", "high"),
         ...(margin ? [marginLine(xlim, margin)] : []),
       ],
     }),
