@@ -5,7 +5,8 @@ READY := .venv/.ready
 RTL := $(BIN)/python -m rtl_utils.cli
 # a file's tests stay together, as they share what is costly; the longest files come first
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder \
-  tests/test_notebooks.py tests/test_batch.py tests/test_batch_faults.py tests
+  tests/test_notebooks.py tests/test_batch.py tests/test_batch_faults.py \
+  tests/test_notebook_changes.py tests
 
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"

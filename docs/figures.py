@@ -10,11 +10,14 @@ from sections import (
     CONDITION_NAMES,
     MAP_SWEEPS,
     METHOD_SWEEPS,
+    SYNTHETIC_SWEEP,
     capitalised,
     distance_rows,
     kind_seeds,
+    lasso_text,
     matrices_of,
     sweep_title,
+    target_models,
     transfers,
 )
 
@@ -32,11 +35,25 @@ def pictures() -> dict[str, Figure]:
     figures = {**methods, **learning_rate_maps()}
     if len(tables.stored("digits")):
         figures["flip_rate"] = flip_rates()
+    if len(tables.stored(SYNTHETIC_SWEEP)):
+        figures["synthetic"] = restored_features()
     if len(matrices) > 1:
         figures["distances"] = heat_maps(matrices, rows)
         figures["places"] = places(matrices, rows)
         figures["accuracy_over_distance"] = scatters(matrices, rows)
     return figures
+
+
+def restored_features() -> Figure:
+    """Figure 2a of the paper: losses when the original features come back, every run drawn."""
+    models = target_models(tables.stored(SYNTHETIC_SWEEP))
+    figure, axes = plt.subplots(1, len(models), figsize=(6 * len(models), 4.2), sharey=True)
+    names = {metric: column.heading for metric, column in tables.VIEWS.items()}
+    for ax, (l1, rows) in zip(np.atleast_1d(axes), models.items(), strict=True):
+        title = f"{capitalised(lasso_text(l1))} ({seed_count(rows)})"
+        plotting.slopes(rows, names, ax, "mean squared error", title)
+    plotting.legend_below(figure, np.atleast_1d(axes)[-1])
+    return figure
 
 
 def flip_rates() -> Figure:

@@ -19,6 +19,7 @@ from sections import (
     METHOD_SWEEPS,
     NOTEBOOKS,
     PAIRS_SWEEP,
+    SYNTHETIC_SWEEP,
     answers_of,
     before_section,
     capitalised,
@@ -33,6 +34,7 @@ from sections import (
     pairs_section,
     paragraphs,
     steps_section,
+    synthetic_section,
     transfers,
     uncapitalised,
 )
@@ -71,6 +73,7 @@ def results_page() -> str:
     """Everything but the distances between tasks."""
     sections = [
         introduction(),
+        synthetic_section(SYNTHETIC_SWEEP),
         *[notebook_section(name) for name in NOTEBOOKS],
         steps_section(),
         frozen_section(FROZEN_SWEEP),
@@ -79,7 +82,15 @@ def results_page() -> str:
         pairs_section(PAIRS_SWEEP),
         before_section(BEFORE_SWEEP),
         commands(
-            [*NOTEBOOKS, FROZEN_SWEEP, *MAP_SWEEPS, *METHOD_SWEEPS, PAIRS_SWEEP, BEFORE_SWEEP]
+            [
+                SYNTHETIC_SWEEP,
+                *NOTEBOOKS,
+                FROZEN_SWEEP,
+                *MAP_SWEEPS,
+                *METHOD_SWEEPS,
+                PAIRS_SWEEP,
+                BEFORE_SWEEP,
+            ]
         ),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

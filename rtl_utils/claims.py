@@ -25,6 +25,7 @@ from rtl_utils.statistics import (
     p_values,
     power,
     seeds_needed,
+    seeds_to_decide,
     task_permutation,
     untested,
     verdicts,
@@ -33,6 +34,7 @@ from rtl_utils.store import FINAL
 from rtl_utils.tables import (
     BEFORE,
     PAIR,
+    RISE,
     STUCK,
     Paired,
     by_images,
@@ -126,9 +128,11 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
     Returns:
         Differences in points with 95 % intervals; p of the test that each claim needs, p of its
         opposite and p of Wilcoxon's signed-rank test, each adjusted by Holm's method over the
-        table; and verdicts, see `statistics.verdicts`. Empty if there are no rows.
+        table; verdicts, see `statistics.verdicts`; and for what is undecided the number of seeds
+        that would decide it, see `statistics.seeds_to_decide`. Empty if there are no rows.
     """
     found = []
+    needed = []
     lines = []
     keys = []
     for case in cases:
@@ -137,6 +141,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
                 continue
             values = np.subtract(*paired(rows, case.metric, case.a, case.b)).tolist()
             found.append(evidence(values, case.direction, case.margin, fewest(rows)))
+            needed.append(seeds_to_decide(values, case.direction, case.margin))
             keys.append((case.claim,))
             lines.append(
                 {
@@ -145,7 +150,14 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
                     _heading(cases): found[-1].interval.text(scale=100),
                 }
             )
-    return _with_verdicts(pd.DataFrame(lines), found, keys, ["claim"])
+    table = _with_verdicts(pd.DataFrame(lines), found, keys, ["claim"])
+    if len(table):
+        undecided = table.verdict.str.startswith("undecided")
+        table["seeds that would decide"] = [
+            f"{n:,}" if open_ and n is not None else ""
+            for open_, n in zip(undecided, needed, strict=True)
+        ]
+    return table
 
 
 def course_cases(rows: pd.DataFrame) -> list[Case]:
@@ -301,6 +313,53 @@ def passing(table: pd.DataFrame) -> str:
 
 
 # --- the single claims ----------------------------------------------------------------------------
+
+
+def rise_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Claim 5: do restored features raise the loss of a transfer less than that of scratch?
+
+    Args:
+        rows: of `tables.with_rise`.
+
+    Returns:
+        One row per transfer and measure: the paired difference to scratch, p-values after Holm's
+        adjustment over the table, and the verdict on "less than scratch".
+    """
+    found = []
+    lines = []
+    keys = []
+    for measure, column in RISE.items():
+        for method in ("ft", "ut"):
+            difference = np.subtract(*paired(rows, measure, method, "scratch")).tolist()
+            found.append(evidence(difference, "below"))
+            keys.append((label(method), column.heading))
+            lines.append({"minus scratch": found[-1].interval.text(2)})
+    table = _with_verdicts(pd.DataFrame(lines), found, keys, ["method", "measure"])
+    return table.rename(columns={"verdict": "claim 5"})
+
+
+def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Figures 2b and 2c: are the LIME weights of the spurious features smaller?
+
+    Args:
+        rows: tidy rows of the backbones and of the target models, one run per method and seed.
+
+    Returns:
+        One row per comparison: the paired difference of the mean |weight|, p-values after Holm's
+        adjustment over the table, and the verdict on "smaller".
+    """
+    sizes = rows[(rows.metric == "lime_spurious") & (rows.epoch == FINAL)]
+    by_seed = sizes.pivot_table("value", index="seed", columns="method")
+    found = []
+    lines = []
+    keys = []
+    for a, b in (("ft", BACKBONE), ("ut", BACKBONE), ("ut", "ft")):
+        difference = (by_seed[a] - by_seed[b]).dropna()
+        found.append(evidence(difference.tolist(), "below"))
+        keys.append((f"{label(a)} minus {label(b)}",))
+        lines.append({"difference of mean |LIME weight|": found[-1].interval.text(4)})
+    table = _with_verdicts(pd.DataFrame(lines), found, keys, ["features 0 to 19"])
+    return table.rename(columns={"verdict": "smaller"})
 
 
 def chance_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rtl_utils import methods, probing
-from rtl_utils.data import Shortcut, Task, plant, soft_labels
+from rtl_utils.data import DATASETS, Shortcut, Task, plant, soft_labels
 from rtl_utils.methods import Plan
 from rtl_utils.migration import migrate
 from rtl_utils.models import Net, build, predict
@@ -135,7 +135,8 @@ def measure(run: Run, net: Net) -> dict[str, float]:
     Returns:
         train_loss and val_loss in evaluation mode; for classes also train_accuracy and
         val_accuracy and the numbers of `probing.shortcut_test`, from a clean source too; a
-        loss for each further view of the target, such as restored_loss on the synthetic one.
+        loss for each further view of the target, such as restored_loss on the synthetic one, and
+        the mean |LIME weight| of each group of its features, such as lime_spurious.
     """
     _, target = tasks(run)
     values = {}
@@ -148,6 +149,10 @@ def measure(run: Run, net: Net) -> dict[str, float]:
     for name, view in target_views(run).items():
         output = predict(net, view.x_val)
         values[f"{name}_loss"] = float(example_loss(output, soft_labels(view, view.y_val)).mean())
+    groups = DATASETS[run.dataset].features
+    if groups is not None:
+        profile = probing.lime_profile(net, target, groups, run.seed)
+        values |= {f"lime_{name.replace(' ', '_')}": size for name, size in profile.items()}
     if run.test is not None:
         shortcut, label = run.test
         _, clean = clean_tasks(run)

@@ -284,7 +284,11 @@ def versions() -> dict[str, Any]:
         for kind, table in records.items()
     }
     rooms = (couplings, heads, lengths, probing, training)
-    parts = {"pull": training.PULL_VERSION, "path_length": lengths.PATH_VERSION}
+    parts = {
+        "lime": probing.LIME_VERSION,
+        "path_length": lengths.PATH_VERSION,
+        "pull": training.PULL_VERSION,
+    }
     return of_records | parts | {room.__name__: room.VERSION for room in rooms}
 
 

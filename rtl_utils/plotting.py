@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS, Task
+from rtl_utils.data.synthetic import FEATURES
 from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
 from rtl_utils.provenance import warn_if_mixed
@@ -39,12 +40,12 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
-# Features of the synthetic task by what they are for the target: name, part, marker, colour.
-_FEATURE_GROUPS = (
-    ("spurious", slice(0, 20), "o", "#D55E00"),
-    ("shared", slice(20, 30), "s", "#009E73"),
-    ("target only", slice(30, 50), "^", "#7A5195"),
-)
+# Marker and colour of features of the synthetic task by what they are for the target.
+_FEATURE_STYLES = {
+    "spurious": ("o", "#D55E00"),
+    "shared": ("s", "#009E73"),
+    "target only": ("^", "#7A5195"),
+}
 
 
 # --- style -------------------------------------------------------------------------------------
@@ -460,7 +461,8 @@ def feature_ranges(x: np.ndarray, ax: Axes, title: str) -> Axes:
     features = np.arange(x.shape[1])
     mean = x.mean(0)
     spread = x.std(0)
-    for name, part, shape, of_group in _FEATURE_GROUPS:
+    for name, part in FEATURES.items():
+        shape, of_group = _FEATURE_STYLES[name]
         ax.errorbar(
             features[part],
             mean[part],

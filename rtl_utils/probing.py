@@ -1,6 +1,6 @@
 """What a model relies on: predictions with and without a shortcut, LIME, partial dependence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from rtl_utils.models import Net, predict
 from rtl_utils.randomness import generator
 
 VERSION = 1  # raised when a stored measure changes, so that stored runs are not taken for new ones
+LIME_VERSION = 1  # the same for `lime_profile`
+_PROFILED = 20  # points of a profile
 _POINTS_AT_ONCE = 10  # at 1,000 samples of 50 features, 4 MB per array
 
 
@@ -145,6 +147,20 @@ def lime_weights(
         weights.append(found)
         fits.append(fit)
     return np.concatenate(weights), np.concatenate(fits)
+
+
+def lime_profile(net: Net, task: Task, groups: Mapping[str, slice], seed: int) -> dict[str, float]:
+    """Mean |LIME weight| of each group of features, over the first validation points.
+
+    Args:
+        net: a regression.
+        task: whose validation points are explained.
+        groups: name -> columns of the features.
+        seed: of LIME's samples.
+    """
+    points = range(min(_PROFILED, len(task.x_val)))
+    weights, _ = lime_weights(net, task, points, seed)
+    return {name: float(np.abs(weights[:, part]).mean()) for name, part in groups.items()}
 
 
 def partial_dependence_effect(

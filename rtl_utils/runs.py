@@ -330,6 +330,8 @@ def _reads_of(run: Run) -> dict[str, Any]:
         versions["schedule"] = SCHEDULES["constant"].version
     else:
         what |= _transfer_reads(run, METHODS[run.method], versions)
+    if DATASETS[run.dataset].features is not None:
+        versions["lime"] = probing.LIME_VERSION
     if run.test is not None:
         shortcut, label = run.test
         everywhere = replace(shortcut, classes=None, probability=1.0)

@@ -331,6 +331,32 @@ def seeds_needed(
     return seeds[place] if place < len(seeds) else None
 
 
+def seeds_to_decide(values: Sequence[float], claim: str, margin: float = 0.0) -> int | None:
+    """Fewest seeds that decide a claim or its opposite in four of five such experiments.
+
+    Mean and spread are taken as they are here, so few values give a rough number; an adjustment for
+    other claims asks for more.
+
+    Args:
+        values: one per seed, three or more.
+        claim: "above", "below" or "alike", see `evidence`.
+        margin: 0 or more, in the unit of the values.
+
+    Returns:
+        None beyond 100,000 seeds, or where the values have no spread.
+    """
+    x = np.asarray(values, dtype=float)
+    if not _testable(x):
+        return None
+    mean, spread = float(x.mean()), float(x.std(ddof=1))
+    if claim == "alike" and abs(mean) < margin:
+        effects = [(margin - mean) / spread, (margin + mean) / spread]
+        return seeds_needed(effects)
+    bound = {"above": margin, "below": -margin, "alike": np.sign(mean) * margin}[claim]
+    effect = abs(mean - float(bound)) / spread
+    return seeds_needed([effect], SIGNIFICANT / 2)  # two-sided: the claim or its opposite
+
+
 # --- tasks ----------------------------------------------------------------------------------------
 
 

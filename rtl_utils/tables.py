@@ -34,18 +34,23 @@ from rtl_utils.store import FINAL
 
 __all__ = [
     "BEFORE",
+    "LIME",
     "PAIR",
+    "RISE",
     "SHORTCUT_TEST",
     "STUCK",
+    "VIEWS",
     "Column",
     "MixedRowsWarning",
     "Paired",
+    "as_usual",
     "backbone_table",
     "by_images",
     "clean_table",
     "clean_target",
     "control_table",
     "group_index",
+    "images_text",
     "in_order",
     "label",
     "listed",
@@ -73,6 +78,7 @@ __all__ = [
     "summary",
     "target_table",
     "with_paper",
+    "with_rise",
     "without_shortcut",
 ]
 
@@ -113,6 +119,21 @@ SHORTCUT_TEST = {
     "ball_accuracy": Column("accuracy with shortcut, %", 100),
     "flip_rate": Column("flip rate, %", 100),
 }
+
+
+# Losses on the views of the synthetic target, and what the restored features do to them.
+VIEWS = {
+    "val_loss": Column("permuted", 1, 3),
+    "rows_loss": Column("rows (control)", 1, 3),
+    "restored_loss": Column("restored", 1, 2),
+}
+# Mean |LIME weight| per group of features.
+LIME = {
+    "lime_spurious": Column("spurious features", 1, 4),
+    "lime_shared": Column("shared features", 1, 4),
+    "lime_target_only": Column("features of the target alone", 1, 4),
+}
+RISE = {"rise": Column("rise", 1, 2), "log_ratio": Column("log10 ratio", 1, 2)}
 
 
 # --- where rows come from -------------------------------------------------------------------------
@@ -593,6 +614,24 @@ def images_text(size: str) -> str:
     number, *epochs = size.split(", ")
     images = "all images" if number == "all" else f"{number} images per class"
     return ", ".join([images, *epochs])
+
+
+def with_rise(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the synthetic target with two more metrics, those of RISE.
+
+    rise = restored loss - permuted loss;  log_ratio = log10(restored loss / permuted loss)
+
+    Args:
+        rows: tidy rows with one run per pair of tasks, method and seed.
+    """
+    last = rows[rows.epoch == FINAL]
+    run = [*PAIR, "method", "seed"]
+    losses = last.pivot_table("value", index=run, columns="metric", sort=False)
+    rise = losses.restored_loss - losses.val_loss
+    ratio = np.log10(losses.restored_loss / losses.val_loss)
+    more = pd.DataFrame({"rise": rise, "log_ratio": ratio})
+    more = more.melt(var_name="metric", ignore_index=False).reset_index()
+    return pd.concat([rows, more.assign(epoch=FINAL)], ignore_index=True)
 
 
 def shared_seeds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from small_rows import AROUND, shortcut_rows, values_of
 
-from rtl_utils import claims
+from rtl_utils import claims, statistics, tables
 from rtl_utils.distances import KINDS, Matrix
 from rtl_utils.store import FINAL
 
@@ -42,7 +42,16 @@ def test_verdicts_follow_their_claims():
     assert table["UT - FT, points"].tolist()[0].startswith("6.0 [")
     assert float(table["p, Holm"].iloc[1]) < 0.05  # of equivalence, which is not that of t
     assert claims.verdict_table(cases).verdict.tolist()[3] == "reproduced"
+    assert table["seeds that would decide"].tolist() == ["", "", ""]
     assert "difference, points" in claims.verdict_table(cases)
+
+
+def test_what_is_undecided_says_how_many_seeds_would_decide():
+    case = claims.Case("UT is better", differing(-0.005), "val_accuracy", "above")
+    table = claims.verdict_table([case])
+    assert table.verdict.tolist() == ["undecided"]
+    (needed,) = table["seeds that would decide"]
+    assert 6 < int(needed) < 100
 
 
 def test_pairs_that_share_a_target_are_not_pooled():
@@ -422,3 +431,56 @@ def test_map_rows_tell_three_states_of_the_statistics():
         ("small", "ut", "frozen"),
         ("wide", "ft", "none"),
     ]
+
+
+def synthetic_rows(restored, permuted=0.1, seeds=6, **columns):
+    """Losses of three methods on the synthetic target; restored: method -> mean restored loss."""
+    wobble = np.linspace(-0.01, 0.01, seeds)
+    parts = []
+    for method, mean in restored.items():
+        losses = {"val_loss": permuted + 0 * wobble, "rows_loss": permuted + 0 * wobble}
+        losses["restored_loss"] = mean + wobble * (1 + (method == "scratch"))
+        parts += [values_of(method, metric, values) for metric, values in losses.items()]
+    return pd.concat(parts).assign(**columns)
+
+
+def test_the_rise_is_the_restored_loss_minus_the_permuted_one():
+    rows = tables.with_rise(synthetic_rows({"scratch": 0.5, "ft": 1.0}))
+    ft = rows[(rows.method == "ft") & (rows.epoch == FINAL)]
+    rise, ratio = (ft.value[ft.metric == name].to_numpy() for name in tables.RISE)
+    restored = 1.0 + np.linspace(-0.01, 0.01, 6)
+    np.testing.assert_allclose(rise, restored - 0.1)
+    np.testing.assert_allclose(ratio, np.log10(restored / 0.1))
+
+
+@pytest.mark.parametrize(
+    ("ft", "says"), [(0.3, "reproduced"), (0.8, "not reproduced"), (0.5, "undecided")]
+)
+def test_claim_5_asks_whether_a_transfer_rises_less_than_scratch(ft, says):
+    rows = tables.with_rise(synthetic_rows({"scratch": 0.5, "ft": ft, "ut": 0.5}))
+    table = claims.rise_table(rows)
+    assert table["claim 5"]["fine-tuning", "rise"] == says
+    assert table["minus scratch"]["fine-tuning", "rise"].startswith(f"{ft - 0.5:.2f} [")
+    of_four = statistics.holm(
+        [
+            statistics.evidence(
+                np.subtract(*tables.paired(rows, metric, method, "scratch")), "below"
+            ).p
+            for metric in tables.RISE
+            for method in ("ft", "ut")
+        ]
+    )
+    np.testing.assert_allclose(table["p, Holm"].astype(float), of_four, rtol=0.06)
+
+
+def test_spurious_weights_are_compared_by_seed():
+    sizes = {"backbone": 0.2, "ft": 0.04, "ut": 0.05}
+    rows = pd.concat(
+        [
+            values_of(method, "lime_spurious", mean + 0.1 * k * AROUND)
+            for k, (method, mean) in enumerate(sizes.items())
+        ]
+    )
+    table = claims.lime_table(rows)
+    assert table["smaller"].tolist() == ["reproduced", "reproduced", "not reproduced"]
+    assert table["difference of mean |LIME weight|"].iloc[2].startswith("0.0100 [")

@@ -89,7 +89,9 @@ def test_rows_are_tidy_and_hold_every_metric(store):
     for metric in ("tau", "train_loss", "val_loss", "weight_length"):
         per_epoch = rows[(rows.metric == metric) & (rows.epoch >= 0)]
         assert set(per_epoch.groupby("run").size()) == {2}
-    for metric in ("train_loss", "val_loss", "weight_length", "restored_loss", "rows_loss"):
+    losses = ("train_loss", "val_loss", "restored_loss", "rows_loss")
+    sizes = ("weight_length", "lime_spurious", "lime_shared", "lime_target_only")
+    for metric in (*losses, *sizes):
         assert len(final(rows, metric)) == 2
         assert (final(rows, metric) > 0).all()
     assert sorted(rows[(rows.metric == "tau") & (rows.method == "ut")].value) == [0, 1]

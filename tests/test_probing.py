@@ -13,6 +13,7 @@ from rtl_utils.probing import (
     class_share,
     confusion,
     flip_rate,
+    lime_profile,
     lime_stream,
     lime_weights,
     partial_dependence_effect,
@@ -197,3 +198,12 @@ def test_partial_dependence_of_a_linear_model_is_its_slope_times_the_quantiles_s
     quantiles = task.x_train.quantile(torch.linspace(0.02, 0.98, 15), dim=0)
     spread = quantiles.std(0).numpy()
     np.testing.assert_allclose(effects, np.abs(slopes) * spread, rtol=1e-3, atol=1e-4)
+
+
+def test_a_profile_is_the_mean_size_of_the_weights_of_each_group(table):
+    task = table()
+    net = build(task, "plain", 0)
+    groups = {"first": slice(0, 2), "others": slice(2, 5)}
+    weights, _ = lime_weights(net, task, range(20), seed=3)
+    found = lime_profile(net, task, groups, seed=3)
+    assert found == {name: np.abs(weights[:, part]).mean() for name, part in groups.items()}

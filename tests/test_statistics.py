@@ -16,9 +16,11 @@ from rtl_utils.statistics import (
     mean_interval,
     p_above,
     p_below,
+    p_values,
     paired_difference,
     power,
     seeds_needed,
+    seeds_to_decide,
     share_interval,
     task_permutation,
     verdicts,
@@ -320,3 +322,21 @@ def test_many_tasks_are_tested_by_drawn_orders():
 def test_matrices_of_few_or_other_tasks_are_refused(shapes):
     with pytest.raises(ValueError, match="four or more"):
         task_permutation(*(np.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize(
+    ("claim", "margin", "mean"),
+    [("above", 0.0, 0.6), ("below", 0.0, 0.6), ("alike", 1.5, 0.5), ("alike", 0.2, 1.0)],
+)
+def test_seeds_to_decide_do_so_in_four_of_five_experiments(claim, margin, mean):
+    noise = np.random.default_rng(0).normal(size=10)
+    values = mean + (noise - noise.mean()) / noise.std(ddof=1)
+    n = seeds_to_decide(values.tolist(), claim, margin)
+    draws = np.random.default_rng(1).normal(mean, 1, (400, n))
+    decided = [min(p_values(row.tolist(), claim, margin)) < 0.05 for row in draws]
+    assert np.mean(decided) == pytest.approx(0.8, abs=0.08)
+
+
+def test_no_number_of_seeds_decides_without_spread_or_effect():
+    assert seeds_to_decide([0.1, 0.1, 0.1], "above") is None
+    assert seeds_to_decide([-1.0, 1.0, -1.0, 1.0], "above") is None

@@ -384,7 +384,7 @@ MEASURED = ("train_accuracy", "train_loss", "val_accuracy", "val_loss", "weight_
 MEASURED += ("clean_accuracy", "ball_accuracy", "ball_share", "flip_rate", "capped_share")
 
 
-def page_rows(dataset, methods, pairs, seed, **columns):
+def page_rows(dataset, methods, pairs, seed, metrics=MEASURED, **columns):
     """Random rows of every method and pair, as a sweep of one seed exports them."""
     usual = {"dataset": dataset, "seed": seed, "status": "done", "head": "shared"}
     usual |= {"width": "small", "lr": 0.01, "epochs": 20, "momentum": 0.9, "batch_size": 16}
@@ -396,7 +396,7 @@ def page_rows(dataset, methods, pairs, seed, **columns):
         | {"metric": metric, "value": draw.uniform(0.2, 0.9)}
         for a, b in pairs
         for m in methods
-        for metric in MEASURED
+        for metric in metrics
     ]
     return pd.DataFrame(lines)
 
@@ -435,6 +435,12 @@ def page_sweeps(seed):
         parts += [
             page_rows(dataset, ("backbone",), where, seed, **c).assign(target=None) for c in own
         ]
+    three = ("scratch", "ft", "ut")
+    synthetic = ("synthetic", three, [("source", "target")], seed, [*tables.VIEWS, *tables.LIME])
+    made["synthetic"] = [page_rows(*synthetic, l1=l1) for l1 in (0.0, 0.002)]
+    first = made["synthetic"][0]
+    backbone = first[(first.method == "ft") & (first.metric != "restored_loss")]
+    made["synthetic"].append(backbone.assign(method="backbone", run=f"backbone {seed}", l1=0.002))
     return {
         name: pd.concat(parts).drop_duplicates(["run", "metric"]) for name, parts in made.items()
     }
@@ -459,7 +465,12 @@ def test_a_page_has_a_section_for_every_sweep_that_has_rows(docs, checkout):
             (checkout / name / "manifest.json").write_text('{"command": "sweep"}')
     page = make.results_page()
     titles = re.findall("^## (.*)", page, re.M)
-    expected = ["Cluttered digits: ", "Few images or few steps?", "Frozen BatchNorm statistics"]
+    expected = [
+        "The synthetic experiment",
+        "Cluttered digits: ",
+        "Few images or few steps?",
+        "Frozen BatchNorm statistics",
+    ]
     expected += ["When does UT lead?", "Every method in the shortcut test", "Every method on the"]
     for title, start in zip(titles, [*expected, "How these were made"], strict=True):
         assert title.startswith(start)

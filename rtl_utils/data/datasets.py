@@ -7,7 +7,7 @@ from typing import Any
 from rtl_utils.data.cifar100 import SUPERCLASSES, cifar100
 from rtl_utils.data.cifar100 import digest as cifar100_digest
 from rtl_utils.data.digits import CLASSES, digits
-from rtl_utils.data.synthetic import SIZES, standardised, target_views
+from rtl_utils.data.synthetic import FEATURES, SIZES, standardised, target_views
 from rtl_utils.data.task import Task, subset
 
 
@@ -34,6 +34,8 @@ class DataSet:
         source_sgd: the same for backbones.
         views: seed -> views of the target; transfers train on the first and are measured on all of
             them. None where the target is simply the task of that name.
+        features: name of each group of features -> its columns; LIME's weights of each are measured
+            after a training. None where nothing is to be measured.
         version: raised when its numbers change, so that stored runs are not mistaken for new ones.
         digest: task's name -> None where its contents are what the data set's name and version
             promise, or are not on this machine; else a short digest of them, which keeps the
@@ -52,6 +54,7 @@ class DataSet:
     sgd: Mapping[str, Any] = field(default_factory=dict)
     source_sgd: Mapping[str, Any] = field(default_factory=dict)
     views: Callable[[int], dict[str, Task]] | None = None
+    features: Mapping[str, slice] | None = None
     version: int = 1
     digest: Callable[[str], str | None] = _as_promised
 
@@ -69,6 +72,7 @@ DATASETS: dict[str, DataSet] = {
         # the lasso on its first layer takes the backbone below a straight line (notebook 01)
         source_sgd={"lr": 0.05, "batch_size": 256, "momentum": 0.9, "l1": 5e-4, "cosine": True},
         views=target_views,
+        features=FEATURES,
     ),
     "digits": DataSet(
         title="cluttered digits",

@@ -10,6 +10,8 @@ from rtl_utils.randomness import generator
 
 SIZES = {"source": (8_000, 2_000), "target": (2_000, 8_000)}  # training and validation samples
 SPURIOUS = 20  # features 0 to 19 belong to the source alone
+# what a feature is for the target -> which features
+FEATURES = {"spurious": slice(0, 20), "shared": slice(20, 30), "target only": slice(30, 50)}
 
 
 def synthetic(name: str, seed: int, n_train: int | None = None, max_variance: float = 10.0) -> Task:

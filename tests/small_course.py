@@ -1,0 +1,42 @@
+"""The course's notebooks and what makes them quick, for the tests that execute them."""
+
+import nbformat
+
+from rtl_utils import headless
+from rtl_utils.folders import notebooks
+
+NOTEBOOKS = {path.stem: path for path in headless.find()}
+SOLUTIONS = sorted((notebooks() / "solutions").glob("*.ipynb"))
+SMALL = {"seeds": [0], "epochs": 5}
+SMOKE = {
+    "01_synthetic_task": {"source_epochs": 2},
+    "02_lime_probing": {"source_epochs": 2, "points": 4},
+    "03_cifar_baselines": {"n_train": 10},
+    "04_tennis_ball_bias": {"n_train": [5, 10]},
+    "05_ut_vs_ft": {"n_train": 10, "methods": ["ct", "iso"]},
+    "06_task_distance": {"n_train": 50, "methods": ["ut", "counter"], "iterations": 2},
+}
+ON_IMAGES = [name for name in SMOKE if name > "03"]
+BOTH_WAYS = {
+    "source": ["digits-0-4", "digits-5-9"],
+    "target": ["digits-5-9", "digits-0-4"],
+}
+# the least that `check` accepts, and a pair that no figure expects
+UNUSUAL = {
+    "one_value_of_tau": {"epochs": 1, "taus": [1], "n_train": 5, "batch_size": 5},
+    "two_pairs": BOTH_WAYS | {"seeds": [4, 2], "ball_class": None},
+}
+
+
+def cells(path, kind):
+    notebook = nbformat.read(path, as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def printed(path):
+    outputs = [output for cell in cells(path, "code") for output in cell.outputs]
+    return "".join(o.get("text", "") for o in outputs if o.output_type == "stream")
+
+
+def smoke(name, **changes):
+    return SMALL | SMOKE[name] | changes

@@ -1,0 +1,73 @@
+"""Every notebook with other parameters: a second run, unusual values, real images."""
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from small_course import NOTEBOOKS, ON_IMAGES, SMOKE, UNUSUAL, printed, smoke
+
+from rtl_utils import headless
+from rtl_utils.folders import notebooks
+from rtl_utils.forks import ForkServer
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One store for all smoke runs, as a user has, so that backbones are shared."""
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Kernels as a batch has them: what they import is imported once."""
+    server = ForkServer(cores=2)
+    yield server
+    server.close()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", SMOKE)
+def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs):
+    """Change a parameter and run again: what notebooks are for."""
+    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": notebooks()}})
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    defaults = parameters.source
+    taken = nbformat.v4.new_code_cell("print(settings.seeds)")
+    notebook.cells.append(taken)
+    with client.setup_kernel():
+        for seed in (0, 1):
+            values = smoke(name, out=runs, seeds=[seed])
+            lines = [f"{key} = {value!r}  # changed" for key, value in values.items()]
+            parameters.source = "\n".join([defaults, *lines])
+            for index, cell in enumerate(notebook.cells):
+                if cell.cell_type == "code":
+                    client.execute_cell(cell, index)
+            texts = [str(c.outputs) for c in notebook.cells if c.cell_type == "code"]
+            assert any("All checks passed." in text for text in texts)
+            assert taken.outputs[0].text == f"({seed},)\n"
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("change", UNUSUAL)
+@pytest.mark.parametrize("name", ON_IMAGES)
+def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tmp_path):
+    values = smoke(name, out=runs) | UNUSUAL[change]
+    if name == "06_task_distance":
+        values |= {"n_train": 10, "iterations": 1, "partitions": 1}
+    if name == "04_tennis_ball_bias" and "ball_class" in values:
+        values["n_train"] = [5]
+    kept = set(headless.default_parameters(NOTEBOOKS[name]))
+    values = {key: value for key, value in values.items() if key in kept}
+    done = headless.execute(NOTEBOOKS[name], values, tmp_path, forks=forks)
+    assert "All checks passed." in printed(done)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", ON_IMAGES)
+def test_notebook_runs_on_the_real_images(name, runs, forks, tmp_path, real_cifar100):
+    values = {"dataset": "cifar100", "source": "carnivores", "target": "vehicles-1"}
+    if name == "06_task_distance":
+        values |= {"n_train": 10, "iterations": 1, "partitions": 1}
+    done = headless.execute(NOTEBOOKS[name], smoke(name, out=runs, **values), tmp_path, forks=forks)
+    assert "All checks passed." in printed(done)
+    assert "CIFAR-100" in printed(done)
