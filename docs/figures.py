@@ -46,7 +46,7 @@ def pictures() -> dict[str, Figure]:
 
 def restored_features() -> Figure:
     """Figure 2a of the paper: losses when the original features come back, every run drawn."""
-    models = target_models(tables.stored(SYNTHETIC_SWEEP))
+    models = target_models(tables.in_order(tables.stored(SYNTHETIC_SWEEP)))
     figure, axes = plt.subplots(1, len(models), figsize=(6 * len(models), 4.2), sharey=True)
     names = {metric: column.heading for metric, column in tables.VIEWS.items()}
     for ax, (l1, rows) in zip(np.atleast_1d(axes), models.items(), strict=True):

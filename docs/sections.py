@@ -642,17 +642,17 @@ def measured(rows: pd.DataFrame) -> str:
 
 
 @of_sweep
-def synthetic_section(name: str, rows: pd.DataFrame) -> str:
+def synthetic_section(name: str, stored: pd.DataFrame) -> str:
     """Figure 2a and claim 5: the target models without and with the lasso."""
-    backbones = rows[rows.method == BACKBONE]
+    rows = tables.in_order(stored)
+    loss = statistics.mean_interval(final(rows[rows.method == BACKBONE], "val_loss")).text(3)
     parts = [
         "## The synthetic experiment: figures 2a to 2c and claim 5",
         tables.origin(name, rows),
         f"""50 features; 0 to 19 are spurious for the target, whose first 20 columns are permuted.
         Figure 2a gives the trained models the original columns back. Losses are squared errors in
-        variances of the response. The backbone's validation loss is
-        {tables.mean_text(final(backbones, "val_loss"))} here and {paper.SYNTHETIC[BACKBONE]} in the
-        paper. The rise is the restored loss minus the permuted one; claim 5 is that it is not
+        variances of the response. The backbone's validation loss is {loss} here and
+        {paper.SYNTHETIC[BACKBONE]} in the paper. The rise is the restored loss minus the permuted one; claim 5 is that it is not
         larger for a transfer than for training from scratch, and it is tested as in notebook 01:
         does the rise lie below that of scratch?""",
         "![Losses on the three views](synthetic.png)",

@@ -357,8 +357,10 @@ def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
         difference = (by_seed[a] - by_seed[b]).dropna()
         found.append(evidence(difference.tolist(), "below"))
         keys.append((f"{label(a)} minus {label(b)}",))
-        lines.append({"difference of mean |LIME weight|": found[-1].interval.text(4)})
-    table = _with_verdicts(pd.DataFrame(lines), found, keys, ["features 0 to 19"])
+        lines.append({"difference": found[-1].interval.text(4)})
+    table = _with_verdicts(
+        pd.DataFrame(lines), found, keys, ["mean size of the LIME weight, features 0 to 19"]
+    )
     return table.rename(columns={"verdict": "smaller"})
 
 
