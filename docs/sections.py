@@ -652,9 +652,9 @@ def synthetic_section(name: str, stored: pd.DataFrame) -> str:
         f"""50 features; 0 to 19 are spurious for the target, whose first 20 columns are permuted.
         Figure 2a gives the trained models the original columns back. Losses are squared errors in
         variances of the response. The backbone's validation loss is {loss} here and
-        {paper.SYNTHETIC[BACKBONE]} in the paper. The rise is the restored loss minus the permuted one; claim 5 is that it is not
-        larger for a transfer than for training from scratch, and it is tested as in notebook 01:
-        does the rise lie below that of scratch?""",
+        {paper.SYNTHETIC[BACKBONE]} in the paper. The rise is the restored loss minus the permuted
+        one; claim 5 is that it is not larger for a transfer than for training from scratch, and it
+        is tested as in notebook 01: does the rise lie below that of scratch?""",
         "![Losses on the three views](synthetic.png)",
     ]
     for l1, part in target_models(rows).items():

@@ -437,7 +437,10 @@ def page_sweeps(seed):
         ]
     three = ("scratch", "ft", "ut")
     synthetic = ("synthetic", three, [("source", "target")], seed, [*tables.VIEWS, *tables.LIME])
-    made["synthetic"] = [page_rows(*synthetic, l1=l1) for l1 in (0.0, 0.002)]
+    made["synthetic"] = [
+        page_rows(*synthetic, l1=l1, source_shortcut=None, target_shortcut=None)
+        for l1 in (0.0, 0.002)
+    ]
     first = made["synthetic"][0]
     backbone = first[(first.method == "ft") & (first.metric != "restored_loss")]
     made["synthetic"].append(backbone.assign(method="backbone", run=f"backbone {seed}", l1=0.002))
