@@ -8,6 +8,9 @@ from small_course import NOTEBOOKS, ON_IMAGES, SMOKE, UNUSUAL, printed, smoke
 from rtl_utils import headless
 from rtl_utils.folders import notebooks
 from rtl_utils.forks import ForkServer
+from rtl_utils.kernels import Limits
+
+ONE = Limits(cores=1)  # the other core has other tests
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +21,17 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def forks():
-    """Kernels as a batch has them: what they import is imported once."""
-    server = ForkServer(cores=2)
+    """Kernels as a batch has them: what they import is imported once, and each has one core."""
+    server = ForkServer(cores=1)
     yield server
     server.close()
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("name", SMOKE)
-def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs):
+def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs, monkeypatch):
     """Change a parameter and run again: what notebooks are for."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # the other core has other tests
     notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": notebooks()}})
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -58,7 +62,7 @@ def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tm
         values["n_train"] = [5]
     kept = set(headless.default_parameters(NOTEBOOKS[name]))
     values = {key: value for key, value in values.items() if key in kept}
-    done = headless.execute(NOTEBOOKS[name], values, tmp_path, forks=forks)
+    done = headless.execute(NOTEBOOKS[name], values, tmp_path, limits=ONE, forks=forks)
     assert "All checks passed." in printed(done)
 
 
@@ -66,8 +70,7 @@ def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tm
 @pytest.mark.parametrize("name", ON_IMAGES)
 def test_notebook_runs_on_the_real_images(name, runs, forks, tmp_path, real_cifar100):
     values = {"dataset": "cifar100", "source": "carnivores", "target": "vehicles-1"}
-    if name == "06_task_distance":
-        values |= {"n_train": 10, "iterations": 1, "partitions": 1}
-    done = headless.execute(NOTEBOOKS[name], smoke(name, out=runs, **values), tmp_path, forks=forks)
+    values = smoke(name, out=runs, **values)
+    done = headless.execute(NOTEBOOKS[name], values, tmp_path, limits=ONE, forks=forks)
     assert "All checks passed." in printed(done)
     assert "CIFAR-100" in printed(done)
