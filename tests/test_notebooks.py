@@ -6,52 +6,16 @@ import re
 import nbformat
 import papermill
 import pytest
-from nbclient import NotebookClient
+from small_course import NOTEBOOKS, SMOKE, SOLUTIONS, cells, printed, smoke
 
 from rtl_utils import headless
 from rtl_utils.folders import notebooks, root
-
-NOTEBOOKS = {path.stem: path for path in headless.find()}
-SOLUTIONS = sorted((notebooks() / "solutions").glob("*.ipynb"))
-SMALL = {"seeds": [0], "epochs": 5}
-SMOKE = {
-    "01_synthetic_task": {"source_epochs": 2},
-    "02_lime_probing": {"source_epochs": 2, "points": 4},
-    "03_cifar_baselines": {"n_train": 10},
-    "04_tennis_ball_bias": {"n_train": [5, 10]},
-    "05_ut_vs_ft": {"n_train": 10, "methods": ["ct", "iso"]},
-    "06_task_distance": {"n_train": 50, "methods": ["ut", "counter"], "iterations": 2},
-}
-ON_IMAGES = [name for name in SMOKE if name > "03"]
-BOTH_WAYS = {
-    "source": ["digits-0-4", "digits-5-9"],
-    "target": ["digits-5-9", "digits-0-4"],
-}
-# the least that `check` accepts, and a pair that no figure expects
-UNUSUAL = {
-    "one_value_of_tau": {"epochs": 1, "taus": [1], "n_train": 5, "batch_size": 5},
-    "two_pairs": BOTH_WAYS | {"seeds": [4, 2], "ball_class": None},
-}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """One store for all smoke runs, as a user has, so that backbones are shared."""
     return str(tmp_path_factory.mktemp("runs"))
-
-
-def cells(path, kind):
-    notebook = nbformat.read(path, as_version=4)
-    return [cell for cell in notebook.cells if cell.cell_type == kind]
-
-
-def printed(path):
-    outputs = [output for cell in cells(path, "code") for output in cell.outputs]
-    return "".join(o.get("text", "") for o in outputs if o.output_type == "stream")
-
-
-def smoke(name, **changes):
-    return SMALL | SMOKE[name] | changes
 
 
 def test_there_are_six_notebooks_and_a_solution_for_each():
@@ -104,53 +68,6 @@ def test_notebook_runs_in_a_kernel(name, runs, tmp_path):
     outputs = [output for cell in cells(done, "code") for output in cell.outputs]
     errors = [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
     assert not errors, errors
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("name", SMOKE)
-def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs):
-    """Change a parameter and run again: what notebooks are for."""
-    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": notebooks()}})
-    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    defaults = parameters.source
-    taken = nbformat.v4.new_code_cell("print(settings.seeds)")
-    notebook.cells.append(taken)
-    with client.setup_kernel():
-        for seed in (0, 1):
-            values = smoke(name, out=runs, seeds=[seed])
-            lines = [f"{key} = {value!r}  # changed" for key, value in values.items()]
-            parameters.source = "\n".join([defaults, *lines])
-            for index, cell in enumerate(notebook.cells):
-                if cell.cell_type == "code":
-                    client.execute_cell(cell, index)
-            texts = [str(c.outputs) for c in notebook.cells if c.cell_type == "code"]
-            assert any("All checks passed." in text for text in texts)
-            assert taken.outputs[0].text == f"({seed},)\n"
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("change", UNUSUAL)
-@pytest.mark.parametrize("name", ON_IMAGES)
-def test_notebook_runs_with_whatever_check_accepts(name, change, runs, tmp_path):
-    values = smoke(name, out=runs) | UNUSUAL[change]
-    if name == "06_task_distance":
-        values |= {"n_train": 10, "iterations": 1, "partitions": 1}
-    if name == "04_tennis_ball_bias" and "ball_class" in values:
-        values["n_train"] = [5]
-    kept = set(headless.default_parameters(NOTEBOOKS[name]))
-    values = {key: value for key, value in values.items() if key in kept}
-    done = headless.execute(NOTEBOOKS[name], values, tmp_path)
-    assert "All checks passed." in printed(done)
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("name", ON_IMAGES)
-def test_notebook_runs_on_the_real_images(name, runs, tmp_path, real_cifar100):
-    pair = {"dataset": "cifar100", "source": "carnivores", "target": "vehicles-1"}
-    done = headless.execute(NOTEBOOKS[name], smoke(name, out=runs, **pair), tmp_path)
-    assert "All checks passed." in printed(done)
-    assert "CIFAR-100" in printed(done)
 
 
 @pytest.mark.kernel
