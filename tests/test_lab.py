@@ -63,6 +63,8 @@ def test_a_student_runs_all_cells_and_moves_a_slider(lab):
     with browser.chromium() as launched, browser.visit(launched, lab) as watched:
         page = watched.page
         page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=LONG)
+        # JupyterLab drops, without a word, what is run before it has a session
+        page.get_by_text("| Idle").first.wait_for(timeout=LONG)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         tau = page.get_by_role("slider", name="tau").first
