@@ -5,25 +5,18 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from distance_page import distance_rows, kind_seeds, matrices_of
 from matplotlib.figure import Figure
-from sections import (
-    CONDITION_NAMES,
-    MAP_SWEEPS,
-    METHOD_SWEEPS,
-    SYNTHETIC_SWEEP,
-    capitalised,
-    distance_rows,
-    kind_seeds,
-    lasso_text,
-    matrices_of,
-    sweep_title,
-    target_models,
-    transfers,
-)
+from sections import CONDITION_NAMES, MAP_SWEEPS, METHOD_SWEEPS, SIZES_SWEEP, sweep_title
+from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
+from wording import COURSE, capitalised, course_rows, transfers
 
 from rtl_utils import claims, distances, paper, plotting, tables
-from rtl_utils.data import DATASETS, load
+from rtl_utils.data import DATASETS
+from rtl_utils.runs import BACKBONE
 from rtl_utils.tables import seed_count
+
+IMAGES_PER_CLASS = {"digits": 126, "cifar100": 500}  # of a target, where it has all
 
 
 def pictures() -> dict[str, Figure]:
@@ -33,8 +26,18 @@ def pictures() -> dict[str, Figure]:
     matrices = {kind: found[kind] for kind in paper.GAO_DISTANCES if kind in found}
     methods = {name: trade_offs(name) for name in METHOD_SWEEPS if not tables.stored(name).empty}
     figures = {**methods, **learning_rate_maps()}
-    if len(tables.stored("digits")):
-        figures["flip_rate"] = flip_rates()
+    for dataset in COURSE:
+        stored = course_rows(dataset)
+        if stored.empty:
+            continue
+        usual = transfers(stored)
+        figures[f"{dataset}-runs"] = every_run(dataset, usual)
+        if len(tables.shortcut_at_test(usual)):
+            figures[f"flip_rate-{dataset}"] = flip_rates(dataset, usual)
+            if "headline" not in figures and enough_seeds(usual):
+                figures["headline"] = flip_rates(dataset, usual)
+    if len(tables.stored(SIZES_SWEEP)):
+        figures["sizes"] = sizes()
     if len(tables.stored(SYNTHETIC_SWEEP)):
         figures["synthetic"] = restored_features()
     if len(matrices) > 1:
@@ -42,6 +45,12 @@ def pictures() -> dict[str, Figure]:
         figures["places"] = places(matrices, rows)
         figures["accuracy_over_distance"] = scatters(matrices, rows)
     return figures
+
+
+def enough_seeds(rows: pd.DataFrame) -> bool:
+    """Whether every pair's shortcut test has the seeds that a verdict needs."""
+    tests = tables.shortcut_at_test(rows).groupby(list(tables.PAIR)).seed.nunique()
+    return bool(tests.min() >= claims.fewest(rows))
 
 
 def restored_features() -> Figure:
@@ -56,35 +65,89 @@ def restored_features() -> Figure:
     return figure
 
 
-def flip_rates() -> Figure:
-    """The README's picture: what the shortcut does at test time, over the number of images."""
-    found = tables.in_order(tables.shortcut_at_test(transfers(tables.stored("digits"))))
-    rows = found[found.method != tables.BEFORE]
-    task = load("digits", "digits-5-9", seed=0)
-    everything = round(len(task.y_train) / task.outputs)
-    data = DATASETS["digits"].title
+def every_run(dataset: str, rows: pd.DataFrame) -> Figure:
+    """Each run of tables 1 and 3 and of the shortcut test as a dot, a row of panels per pair.
+
+    Args:
+        dataset: its name.
+        rows: of the transfers that were trained as usual.
+    """
+    moved = rows[rows.method != tables.BEFORE]
+    tests = tables.by_images(tables.shortcut_at_test(moved))
+    panels = {
+        "clean tasks": (tables.without_shortcut(moved), "val_accuracy", "accuracy"),
+        "shortcut on every image": (tables.shortcut_everywhere(moved), "val_accuracy", "accuracy"),
+    }
+    for size, part in tests.items():
+        images = tables.images_text(size).replace(", ", ",\n")
+        panels[f"clean target,\n{images}"] = (part, "flip_rate", "flip rate")
+    panels = {title: panel for title, panel in panels.items() if len(panel[0])}
+    pairs = list(moved[list(tables.PAIR)].drop_duplicates().itertuples(index=False))
+    methods = list(dict.fromkeys(tables.in_order(moved).method))
+    size = (1.8 + 2.9 * len(panels), 1.2 + 0.36 * len(methods) * len(pairs))
+    shape = (len(pairs), len(panels))
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex="col", sharey=True)
+    for line, (source, target) in zip(axes, pairs, strict=True):
+        for ax, (title, (part, metric, xlabel)) in zip(line, panels.items(), strict=True):
+            own = part[(part.source == source) & (part.target == target)]
+            plotting.runs(own, metric, methods, ax, xlabel, f"{title}\n({seed_count(own)})")
+            ax.label_outer()
+            ax.title.set_fontsize(10)
+        line[0].set_ylabel(f"{source}\n→ {target}")
+    figure.suptitle(f"Every run ({DATASETS[dataset].title})")
+    return figure
+
+
+def flip_rates(dataset: str, rows: pd.DataFrame) -> Figure:
+    """What the shortcut does at test time, over the number of images; a row of panels per pair.
+
+    Args:
+        dataset: its name.
+        rows: of the transfers that were trained as usual.
+    """
+    found = tables.in_order(tables.shortcut_at_test(rows))
+    pairs = list(found[found.method != tables.BEFORE].groupby(list(tables.PAIR), sort=False))
+    columns = max(len(_flip_panels(part)) for _, part in pairs) + 1
+    size = (5.2 * columns, 4.2 * len(pairs))
+    figure, axes = plt.subplots(len(pairs), columns, figsize=size, squeeze=False)
+    for line, (pair, part) in zip(axes, pairs, strict=True):
+        _flips_of_pair(dataset, " → ".join(pair), part, line)
+    plotting.legend_below(figure, axes[-1, -1])
+    return figure
+
+
+def _flip_panels(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Title of a panel -> its rows; lines of one panel show the same seeds, which it counts."""
     epochs = rows.groupby(rows.n_train.fillna(np.inf)).epochs
-    # lines of one panel show the same seeds, which its title counts
     by = ["n_train", "method"]
     short = tables.shared_seeds(rows[rows.epochs == epochs.transform("min")], by)
     long = tables.shared_seeds(rows[rows.epochs == epochs.transform("max")], by)
-    panels = {"equal epochs": short}
-    if not short.run.isin(long.run).all():
-        panels["equal steps"] = long
-    figure, axes = plt.subplots(1, len(panels) + 1, figsize=(5.2 * (len(panels) + 1), 4.2))
+    same = short.run.isin(long.run).all()
+    return {"equal epochs": short} if same else {"equal epochs": short, "equal steps": long}
+
+
+def _flips_of_pair(dataset: str, pair: str, rows: pd.DataFrame, axes: np.ndarray) -> None:
+    panels = _flip_panels(rows)
+    everything = IMAGES_PER_CLASS[dataset]
     for ax, (name, part) in zip(axes, panels.items(), strict=False):
-        title = f"Flip rate, {name} ({data}, {seed_count(part)})"
+        title = f"Flip rate, {name} ({pair}, {seed_count(part)})"
         plotting.by_size(part, "flip_rate", ax, "flip rate", title, everything)
-    plotting.by_size(
-        long,
-        "ball_share",
-        axes[-1],
-        "predictions of the shortcut's class",
-        f"Shortcut on every test image ({data}, {seed_count(long)})",
-        everything,
-    )
+    last = list(panels.values())[-1]
+    title = f"Shortcut on every test image ({pair}, {seed_count(last)})"
+    ylabel = "predictions of the shortcut's class"
+    plotting.by_size(last, "ball_share", axes[-1], ylabel, title, everything)
     plotting.chance(axes[-1], claims.CHANCE)
-    plotting.legend_below(figure, axes[-1])
+
+
+def sizes() -> Figure:
+    """When does transfer pay? Accuracy over clean target images per class, a panel per pair."""
+    rows = tables.in_order(tables.stored(SIZES_SWEEP))
+    pairs = list(rows[rows.method != BACKBONE].groupby(list(tables.PAIR), sort=False))
+    figure, axes = plt.subplots(1, len(pairs), figsize=(5.2 * len(pairs), 4.2), squeeze=False)
+    for ax, (pair, part) in zip(axes[0], pairs, strict=True):
+        title = f"{' → '.join(pair)} ({seed_count(part)})"
+        plotting.by_size(part, "val_accuracy", ax, "accuracy", title, IMAGES_PER_CLASS["cifar100"])
+    plotting.legend_below(figure, axes[0, -1])
     return figure
 
 

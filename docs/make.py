@@ -1,7 +1,8 @@
 """Write docs/results.md, docs/distances.md and their pictures: `.venv/bin/python docs/make.py`.
 
 Every number comes from the exported rows in results/; every section says what made its rows. The
-sections stand in docs/sections.py, the pictures in docs/figures.py.
+overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/synthetic.py
+and docs/distance_page.py, the pictures in docs/figures.py.
 """
 
 import warnings
@@ -10,36 +11,43 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from distance_page import distances_page
 from figures import pictures
+from items import items_section
 from sections import (
     BEFORE_SWEEP,
     FROZEN_SWEEP,
     MAP_SWEEPS,
     MARGINS,
     METHOD_SWEEPS,
-    NOTEBOOKS,
     PAIRS_SWEEP,
-    SYNTHETIC_SWEEP,
+    SIZES_SWEEP,
     answers_of,
     before_section,
-    capitalised,
-    commands,
+    course_section,
     digits_settings,
-    distances_page,
     frozen_section,
     introduction,
     map_section,
     method_section,
-    notebook_section,
     pairs_section,
-    paragraphs,
+    sizes_section,
     steps_section,
-    synthetic_section,
+)
+from synthetic import SYNTHETIC_SWEEP, synthetic_section
+from wording import (
+    COURSE,
+    capitalised,
+    commands,
+    course_rows,
+    origins,
+    paragraphs,
     transfers,
     uncapitalised,
 )
 
 from rtl_utils import claims, plotting, tables
+from rtl_utils.data import DATASETS
 from rtl_utils.tables import seed_count
 
 HERE = Path(__file__).resolve().parent
@@ -73,8 +81,10 @@ def results_page() -> str:
     """Everything but the distances between tasks."""
     sections = [
         introduction(),
+        items_section(),
         synthetic_section(SYNTHETIC_SWEEP),
-        *[notebook_section(name) for name in NOTEBOOKS],
+        *[course_section(dataset) for dataset in COURSE],
+        sizes_section(SIZES_SWEEP),
         steps_section(),
         frozen_section(FROZEN_SWEEP),
         *[map_section(name) for name in MAP_SWEEPS],
@@ -84,7 +94,8 @@ def results_page() -> str:
         commands(
             [
                 SYNTHETIC_SWEEP,
-                *NOTEBOOKS,
+                *[name for names in COURSE.values() for name in names],
+                SIZES_SWEEP,
                 FROZEN_SWEEP,
                 *MAP_SWEEPS,
                 *METHOD_SWEEPS,
@@ -108,42 +119,49 @@ def readme() -> str:
 
 
 def headline() -> str:
-    """What came out: the shortcut test on the digits, who passes, and the paper's claims."""
+    """What came out: the paper's claims on its images and on the digits, and who passes."""
+    parts = [*claims_parts("cifar100"), *claims_parts("digits"), *methods_parts()]
+    return paragraphs(*parts) if parts else "No rows yet."
+
+
+def claims_parts(dataset: str) -> list[str]:
+    """The verdicts on one data set, with where their rows come from."""
+    rows = course_rows(dataset)
+    table = notebook_verdicts(rows) if len(rows) else pd.DataFrame()
+    if table.empty:
+        return []
+    title = DATASETS[dataset].title
+    return [
+        f"""**{capitalised(title)}.** The paper's claims 1 and 3 about uncoupled transfer (UT) and
+        fine-tuning (FT), and the course's own question. The first p decides for the claim, the
+        second against it; a verdict needs {claims.fewest(rows)} seeds.""",
+        tables.markdown(table),
+        *origins(dataset),
+    ]
+
+
+def methods_parts() -> list[str]:
+    """The shortcut test of all methods on the digits, and who passes."""
     rows = tables.stored("digits-methods")
     if rows.empty:
-        return "No rows yet."
+        return []
     settings = digits_settings()
     passing = [
         f"{capitalised(tables.images_text(size))} ({len(claims.judged(part))} methods): "
         f"{uncapitalised(claims.passing(answers_of(part)))}"
         for size, part in settings.items()
     ]
-    return paragraphs(
-        """The backbone has the ball on one class, the target images are clean, and the ball
-        appears at test time. Cluttered digits: accuracy without the ball, and share of predictions
-        that the ball flips; means with 95 % intervals. Where a setting was trained in two sweeps,
-        the one with more seeds is quoted.""",
+    return [
+        """**Which method keeps the shortcut out?** The backbone has the ball on one class, the
+        target images are clean, and the ball appears at test time. Cluttered digits: accuracy
+        without the ball, and share of predictions that the ball flips; means with 95 % intervals.
+        Where a setting was trained in two sweeps, the one with more seeds is quoted.""",
         tables.markdown(headline_table(settings)),
         f"""{MARGINS} The p-values are adjusted by Holm's method over the methods.
         {" ".join(passing)} [All results](docs/results.md) say how likely these tests are to find a
         method that truly passes.""",
-        *digits_parts(),
-        *cifar_parts(settings),
+        *orders_parts(settings),
         tables.origin("digits-methods", rows),
-    )
-
-
-def digits_parts() -> list[str]:
-    """The claims on the digits, with where their rows come from."""
-    rows = tables.stored("digits")
-    if rows.empty:
-        return []
-    return [
-        """The paper's claims 1 and 3 about uncoupled transfer (UT) and fine-tuning (FT), and the
-        course's own question, on the digits. The first p decides for the claim, the second against
-        it:""",
-        tables.markdown(notebook_verdicts("digits")),
-        tables.origin("digits", rows),
     ]
 
 
@@ -162,13 +180,12 @@ def headline_table(settings: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(columns).fillna("").rename_axis("method").rename(index=tables.label)
 
 
-def notebook_verdicts(name: str) -> pd.DataFrame:
-    """The verdicts on one data set."""
-    usual = transfers(tables.in_order(tables.stored(name)))
-    return claims.verdict_table(claims.course_cases(usual))
+def notebook_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts on the runs of one data set."""
+    return claims.verdict_table(claims.course_cases(transfers(rows)))
 
 
-def cifar_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
+def orders_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
     """What points the same way on CIFAR-100 as on the digits, and what does not."""
     rows = [tables.stored(name) for name in ("cifar-methods", PAIRS_SWEEP)]
     rows = [part for part in rows if len(part)]
@@ -182,11 +199,9 @@ def cifar_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
         cifar += tables.by_images(pair).values()
     orders = {"digits": orderings(digits.values()), "CIFAR-100": orderings(cifar)}
     table = pd.DataFrame(orders).rename_axis("by the means")
-    few = both.seed.nunique() < claims.fewest(both)
-    decides = f", too few for a verdict (which needs {claims.fewest(both)})" if few else ""
     return [
-        f"""CIFAR-100 has {seed_count(both)} per pair at most{decides}. Number of settings (pair of
-        tasks, images per class, epochs) in which the means are ordered so:""",
+        f"""The sweeps of all methods have {seed_count(both)} per pair on CIFAR-100. Number of
+        settings (pair of tasks, images per class, epochs) in which the means are ordered so:""",
         tables.markdown(table),
     ]
 

@@ -1,39 +1,37 @@
-"""The sections of docs/results.md and docs/distances.md, from the exported rows in results/.
+"""The sections of docs/results.md on images, from the exported rows in results/.
 
 A section of a sweep that has no rows is empty, and is left out of its page.
 """
 
-import textwrap
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
-from math import factorial
-
-import numpy as np
 import pandas as pd
+from wording import (
+    capitalised,
+    course_rows,
+    method_table,
+    of_sweep,
+    origins,
+    paragraphs,
+    training,
+    transfers,
+)
 
-from rtl_utils import claims, distances, paper, statistics, tables
-from rtl_utils.coupled import Coupled
+from rtl_utils import claims, paper, statistics, tables
 from rtl_utils.data import DATASETS
 from rtl_utils.methods import METHODS
 from rtl_utils.runs import BACKBONE
-from rtl_utils.store import FINAL
-from rtl_utils.tables import BEFORE, listed, seed_count
+from rtl_utils.tables import listed, seed_count
 
-NOTEBOOKS = ("digits", "cifar100")  # data sets; their sweeps have the notebooks' runs
 METHOD_SWEEPS = {"digits-methods": "digits", "cifar-methods": "cifar100"}  # sweep -> data set
 FROZEN_SWEEP = "digits-frozen"
-MAP_SWEEPS = ("digits-map", "cifar-map")
+MAP_SWEEPS = ("stuck", "digits-map", "cifar-map")
+SIZES_SWEEP = "images"
 PAIRS_SWEEP = "cifar-pairs"
 BEFORE_SWEEP = "cifar-before"
-SYNTHETIC_SWEEP = "synthetic"
-DISTANCE_SWEEPS = ("distances", "coupled-distances")
-TRANSFERS = (BEFORE, "scratch", "ft", "fixed", "ut", "ut-mixture")
 # parts of the file names of pictures
 CONDITION_NAMES = dict(
     zip(claims.CONDITIONS, ("marked", "clean-target", "clean-source", "clean"), strict=True)
 )
-CIFAR_TRAINING = 2_500  # images of a superclass
-CIFAR_VALIDATION = 500
+CIFAR_VALIDATION = 500  # images of a superclass
 POINTS = f"{100 * claims.ALIKE:.0f}"
 MARGINS = f"""A method keeps the shortcut out if it flips less than {100 * claims.ALLOWED:.0f}
     points more predictions than training from scratch, and loses less than
@@ -41,25 +39,11 @@ MARGINS = f"""A method keeps the shortcut out if it flips less than {100 * claim
     tested one-sidedly at the 5 % level."""
 
 
-def of_sweep(section: Callable[[str, pd.DataFrame], str]) -> Callable[[str], str]:
-    """The section of a sweep, by its name alone; empty where the sweep has no rows."""
-
-    @wraps(section)
-    def build(name: str) -> str:
-        rows = tables.stored(name)
-        return section(name, rows) if len(rows) else ""
-
-    return build
-
-
-# --- the page of results --------------------------------------------------------------------------
-
-
 def introduction() -> str:
     """What the numbers are, how claims are judged, and what one seed can say."""
     return paragraphs(
         "# Results",
-        """Long runs of notebooks 03 to 06, written by `docs/make.py` from the rows in `results/`.
+        """Long runs of the notebooks, written by `docs/make.py` from the rows in `results/`.
         Numbers are means over seeds with 95 % Student t intervals, which may leave the
         possible range where runs crowd at its edge. A seed sets the weights, the order of
         the images, the places of the shortcut and, on the digits, the images themselves.
@@ -82,51 +66,108 @@ def introduction() -> str:
 
 def one_seed_text() -> str:
     """What the choice of the images alone does to a difference of two accuracies on CIFAR-100."""
-    rows = tables.stored("cifar100")
+    rows = course_rows("cifar100")
     if rows.empty:
         return ""
-    clean = tables.without_shortcut(transfers(rows))
-    accuracy = clean.value[(clean.metric == "val_accuracy") & (clean.method == "ft")].mean()
+    moved = transfers(rows)
+    accuracy = moved.value[(moved.metric == "val_accuracy") & (moved.method == "ft")].mean()
     margin = 100 * statistics.image_margin(accuracy, CIFAR_VALIDATION)
     return f"""Two accuracies near {100 * accuracy:.0f} % that are measured on {CIFAR_VALIDATION}
         images each have a difference with a 95 % margin of ±{margin:.1f} points from the choice of
-        images alone; the choice of the seed adds to it. So the sections on CIFAR-100 with one seed
-        show large effects only."""
+        images alone; the choice of the seed adds to it. So a single seed on CIFAR-100 shows large
+        effects only."""
 
 
-@of_sweep
-def notebook_section(name: str, stored: pd.DataFrame) -> str:
-    """The runs of notebooks 03 to 05 on one data set."""
-    rows = tables.in_order(stored)
+def course_section(dataset: str) -> str:
+    """The runs of notebooks 03 to 05 on one data set: the paper's tables and claims."""
+    rows = course_rows(dataset)
+    if rows.empty:
+        return ""
     usual = transfers(rows)
-    clean = tables.without_shortcut(usual)
-    marked = tables.shortcut_everywhere(usual)
-    target = tables.clean_target(usual)
-    at_test = tables.shortcut_at_test(usual)
-    picture = "![Flip rate over training images per class](flip_rate.png)"
+    verdicts = claims.verdict_table(claims.course_cases(usual))
     return paragraphs(
-        f"## {capitalised(DATASETS[name].title)}: the runs of notebooks 03 to 05",
-        tables.origin(name, rows),
+        f"## {course_title(dataset)}",
+        *origins(dataset),
         training(rows),
+        f"![Every run of tables 1 to 3 and of the shortcut test]({dataset}-runs.png)",
+        "Each dot is one run, each stroke the mean of a method.",
         f"### Backbones on their own task ({tables.seeds_text(rows)})",
         tables.markdown(tables.backbone_table(rows)),
         *chance_parts(rows),
+        *clean_parts(tables.without_shortcut(usual)),
+        *marked_parts(rows, tables.shortcut_everywhere(usual)),
+        *test_parts(dataset, tables.clean_target(usual)),
+        "### Verdicts on the claims",
+        "UT is uncoupled transfer, FT is fine-tuning.",
+        tables.markdown(verdicts) if len(verdicts) else "No pair has runs of both yet.",
+    )
+
+
+def course_title(dataset: str) -> str:
+    """Heading of the section on a data set."""
+    return f"{capitalised(DATASETS[dataset].title)}: the runs of notebooks 03 to 05"
+
+
+def clean_parts(rows: pd.DataFrame) -> list[str]:
+    """Transfers between clean tasks, beside the paper's tables 1 and 2."""
+    if rows.empty:
+        return []
+    table = tables.clean_table(rows)
+    beside = """The paper's distances are those of Gao & Chaudhari, of other networks and by other
+        definitions; ours are on the page of [distances](distances.md). Its losses of fine-tuning
+        cannot be validation losses: a wrong prediction costs at least ln 2, so they lie below what
+        its accuracies allow."""
+    return [
         "### Clean source and clean target, as in the paper's tables 1 and 2 "
-        f"({tables.seeds_text(clean)})",
-        method_table(tables.clean_table(clean)),
+        f"({tables.seeds_text(rows)})",
+        beside if "paper: loss" in table else "",
+        method_table(table),
+    ]
+
+
+def marked_parts(rows: pd.DataFrame, marked: pd.DataFrame) -> list[str]:
+    """Transfers to a target with the shortcut on every image, beside the paper's table 3.
+
+    Args:
+        rows: of the data set, with the controls.
+        marked: those that were trained as usual.
+    """
+    if marked.empty:
+        return []
+    controls = tables.control_table(rows)
+    stuck = claims.stuck_table(marked)
+    return [
         "### Shortcut on every target image, as in the paper's table 3 "
         f"({tables.seeds_text(marked)})",
         method_table(tables.target_table(marked)),
-        "Fine-tuning to the same target under other conditions:",
-        tables.markdown(tables.control_table(rows)),
+        "Fine-tuning to the same target under other conditions:" if len(controls) else "",
+        tables.markdown(controls) if len(controls) else "",
+        "The paper's claim 4 is that fine-tuning gets stuck in some trials, and UT rarely:"
+        if len(stuck)
+        else "",
+        tables.markdown(stuck) if len(stuck) else "",
+    ]
+
+
+def test_parts(dataset: str, target: pd.DataFrame) -> list[str]:
+    """The question that the paper's test cannot answer: a clean target, the shortcut at test time.
+
+    Args:
+        dataset: its name.
+        target: rows of transfers to a clean target.
+    """
+    at_test = tables.shortcut_at_test(target)
+    if at_test.empty:
+        return []
+    return [
         f"### Clean target, shortcut at test time only ({tables.seeds_text(at_test)})",
-        picture if name == "digits" else "",
+        """With the shortcut on every target image, the paper's test cannot see whether a network
+        still uses it. Here the target's training images are clean, and the shortcut appears at test
+        time only (Salman et al. 2022).""",
+        f"![Flip rate over training images per class](flip_rate-{dataset}.png)",
         references(target),
         method_table(tables.size_table(target)),
-        "### Verdicts on the claims",
-        "UT is uncoupled transfer, FT is fine-tuning.",
-        tables.markdown(claims.verdict_table(claims.course_cases(usual))),
-    )
+    ]
 
 
 def chance_parts(rows: pd.DataFrame) -> list[str]:
@@ -281,7 +322,7 @@ def map_section(name: str, rows: pd.DataFrame) -> str:
     ]
     pair = f"{found.source.iloc[0]} → {found.target.iloc[0]}"
     return paragraphs(
-        f"## When does UT lead? A map ({title}, {pair}, {tables.seeds_text(rows)})",
+        f"## {map_title(name)} ({title}, {pair}, {tables.seeds_text(rows)})",
         tables.origin(name, rows),
         f"""FT and UT with updated and with frozen BatchNorm statistics, and in networks without
         BatchNorm ("none"), over {varied(found)}. Backbones train for
@@ -295,10 +336,16 @@ def map_section(name: str, rows: pd.DataFrame) -> str:
     )
 
 
+def map_title(name: str) -> str:
+    """What the map of a sweep asks."""
+    return "Where does a transfer stick?" if name == "stuck" else "When does UT lead? A map"
+
+
 def varied(rows: pd.DataFrame) -> str:
     """What differs between the cells of a map, beside the kind of statistics."""
     names = {"lr": "learning rate", "momentum": "momentum", "width": "width"}
-    return listed(name for column, name in names.items() if rows[column].nunique() > 1)
+    found = [name for column, name in names.items() if rows[column].nunique() > 1]
+    return listed(found or ["one setting so far"])
 
 
 def crossed(rows: pd.DataFrame) -> str:
@@ -330,18 +377,41 @@ def lowest(rows: pd.DataFrame) -> str:
 
 
 def leads(rows: pd.DataFrame) -> pd.DataFrame:
-    """In how many cells of a map UT leads, FT leads, or neither does."""
+    """In how many cells of a map UT leads, FT leads, or neither does, and how many runs stuck."""
     means = map_means(rows)
     lead = (means["ut"] - means["ft"]).dropna()
     counts = pd.DataFrame(
         {"UT leads": lead > claims.ALIKE, "FT leads": lead < -claims.ALIKE, "cells": True}
     )
-    found = counts.groupby(["condition", "statistics"]).sum().reset_index()
+    by = ["condition", "statistics"]
+    found = counts.groupby(by).sum().reset_index()
+    training = rows[rows.metric == "train_accuracy"]
+    for method, part in training.groupby("method"):
+        stuck = (part.value <= tables.STUCK).groupby([part[name] for name in by])
+        texts = stuck.sum().astype(str) + " of " + stuck.size().astype(str)
+        found = found.join(texts.rename(f"{str(method).upper()} runs stuck"), on=by)
     place = found.condition.map(list(claims.CONDITIONS).index)
     order = found.assign(_place=place).sort_values(
         ["_place", "statistics"], ascending=[True, False]
     )
     return order.drop(columns="_place").set_index(["condition", "statistics"])
+
+
+@of_sweep
+def sizes_section(name: str, stored: pd.DataFrame) -> str:
+    """When does transfer pay? Accuracy over the number of clean target images."""
+    rows = tables.in_order(stored[stored.method != BACKBONE])
+    cases = []
+    for size, part in tables.by_images(rows).items():
+        claim = f"FT is more accurate than training from scratch, {tables.images_text(size)}"
+        cases.append(claims.Case(claim, part, "val_accuracy", "above", a="ft", b="scratch"))
+    return paragraphs(
+        f"## When does transfer pay? (CIFAR-100, {tables.seeds_text(rows)})",
+        tables.origin(name, stored),
+        f"Clean sources and clean targets. {training(stored)}",
+        "![Accuracy over target images per class](sizes.png)",
+        tables.markdown(claims.verdict_table(cases)),
+    )
 
 
 @of_sweep
@@ -512,271 +582,9 @@ def before_section(name: str, rows: pd.DataFrame) -> str:
     )
 
 
-# --- the page of distances ------------------------------------------------------------------------
-
-
-def distances_page() -> str:
-    """What the matrices over the paper's five superclasses say."""
-    rows = distance_rows()
-    matrices = matrices_of(rows)
-    if "fine-tuning" not in matrices:
-        return "# Distances between tasks\n\nNo rows yet.\n"
-    page = paragraphs(
-        "# Distances between tasks",
-        """How far a network must go from one superclass of CIFAR-100 to another, on the five
-        superclasses of Gao & Chaudhari (2021); written by `docs/make.py` from the rows in
-        `results/`.""",
-        *[
-            tables.origin(name, tables.stored(name))
-            for name in DISTANCE_SWEEPS
-            if len(tables.stored(name))
-        ],
-        training(rows),
-        measured(rows),
-        "![Our matrices above those of Gao & Chaudhari](distances.png)",
-        f"""From left to right: {", ".join(paper.GAO_DISTANCES)}. Upper row: our distances. Lower
-        row: those of Gao & Chaudhari, read off their figures. Sources stand in rows and targets in
-        columns; below a mean stands half of its 95 % interval, where there is one. Their uncoupled
-        path is the mixture of tasks, their fine-tuning distance is a Riemannian length cut at 95 %
-        of the final validation accuracy, and their network is another one: compare the order of
-        entries, not their sizes.""",
-        *numbers_section(matrices),
-        "## Tasks as places",
-        """Classical scaling of the matrices, made symmetric by the mean of both directions:
-        tasks that are near each other in a map are near by that distance.""",
-        "![The five tasks in a plane, by each distance](places.png)",
-        *ranks_section(matrices, rows),
-    )
-    return f"{page}\n\n{commands(DISTANCE_SWEEPS)}\n"
-
-
-def numbers_section(matrices: Mapping[str, distances.Matrix]) -> list[str]:
-    """Every matrix as a table, below its equation."""
-    without = [
-        distances.KINDS[kind].title
-        for kind, matrix in matrices.items()
-        if pd.isna(matrix.low[matrix.off_diagonal]).all()
-    ]
-    parts = [
-        "## Our numbers",
-        f"""Means with 95 % intervals: over seeds, or with one seed over blocks of pairs (coupled)
-        or over pairs (the others). {no_interval(without)}""",
-    ]
-    for kind, matrix in matrices.items():
-        record = distances.KINDS[kind]
-        digits = 1 if kind in ("fine-tuning", "riemannian") else 3
-        parts += [
-            f"### {capitalised(record.title)}, in {record.unit}",
-            f"{capitalised(record.equation)}. Source: {record.reference}.",
-            tables.markdown(tables.matrix_table(matrix, digits)),
-        ]
-    return parts
-
-
-def no_interval(titles: list[str]) -> str:
-    """Which distances have no interval here."""
-    return f"There is no interval for the {listed(titles)}." if titles else ""
-
-
-def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) -> list[str]:
-    """How the distances agree with each other, with the published ones and with accuracy."""
-    table = claims.rank_table(matrices, rows, paper.GAO_DISTANCES)
-    tested = int((table["p of falling, Holm"] != "").sum())
-    return [
-        "## Do the distances agree, and does accuracy fall with distance?",
-        f"""Spearman's rank correlations over the ordered pairs. Pairs that share a task are not
-        independent: the 95 % intervals leave out one task with all its pairs at a time (jackknife),
-        and are wide with five tasks. "Within a target" subtracts from each accuracy and distance
-        the mean of its target. Claim 6 of the paper is that accuracy falls as distance grows; its p
-        is the share of the {factorial(len(paper.GAO_TASKS))} orders of the tasks that give a
-        correlation as low, adjusted by Holm's method over the kinds of distance. The paper makes
-        that claim of the fine-tuning distance; it is asked here of every kind, so the adjustment is
-        over all. {smallest_p(tested or len(table))} The last four columns ask the same of Gao &
-        Chaudhari's published distances and our accuracies; their Riemannian length is the one that
-        they call fine-tuning distance.""",
-        tables.markdown(table),
-        claims.coupled_text(rows, paper.GAO_TASKS, paper.GAO_DISTANCES),
-        "![Accuracy after transfer over distance](accuracy_over_distance.png)",
-    ]
-
-
-def smallest_p(kinds: int) -> str:
-    """How extreme an order of the tasks must be to decide, after Holm over kinds of distance."""
-    orders = factorial(len(paper.GAO_TASKS))
-    enough = max(n for n in range(orders) if kinds * n / orders < statistics.SIGNIFICANT)
-    needed = "is the most extreme of all" if enough == 1 else f"is among the {enough} most extreme"
-    return f"""With {orders} orders the smallest p is {1 / orders:.1g}; after Holm over {kinds}
-        kind{"s" if kinds > 1 else ""} of distance nothing is decided unless the given order
-        {needed} for one kind."""
-
-
-def distance_rows() -> pd.DataFrame:
-    """Rows of both sweeps over all pairs of tasks."""
-    return pd.concat([tables.stored(name) for name in DISTANCE_SWEEPS], ignore_index=True)
-
-
-def matrices_of(rows: pd.DataFrame) -> dict[str, distances.Matrix]:
-    """Our matrix of each kind that has rows."""
-    metrics = set(rows.metric) if len(rows) else set()
-    return {
-        kind: distances.matrix(rows, paper.GAO_TASKS, kind)
-        for kind, record in distances.KINDS.items()
-        if record.metric in metrics and record.method in set(rows.method)
-    }
-
-
-def measured(rows: pd.DataFrame) -> str:
-    """How the lengths of these rows were measured."""
-    iterated = rows[rows.method == "ct-iterated"]
-    if iterated.empty:
-        return ""
-    iterations = int(iterated.coupled_iterations.iloc[0])
-    blocks = int(iterated.coupled_blocks.iloc[0])
-    block = Coupled(blocks=blocks).block_of(CIFAR_TRAINING)
-    partitions = int(rows.partitions.dropna().iloc[0])
-    return f"""Paths are cut into {partitions} partitions. The coupled distance is that of iteration
-        {iterations} of {iterations}, over {blocks} blocks of {block} × {block} pairs."""
-
-
-# --- the synthetic experiment ---------------------------------------------------------------------
-
-
-@of_sweep
-def synthetic_section(name: str, stored: pd.DataFrame) -> str:
-    """Figure 2a and claim 5: the target models without and with the lasso."""
-    rows = tables.in_order(stored)
-    loss = statistics.mean_interval(final(rows[rows.method == BACKBONE], "val_loss")).text(3)
-    parts = [
-        "## The synthetic experiment: figures 2a to 2c and claim 5",
-        tables.origin(name, rows),
-        f"""50 features; 0 to 19 are spurious for the target, whose first 20 columns are permuted.
-        Figure 2a gives the trained models the original columns back. Losses are squared errors in
-        variances of the response. The backbone's validation loss is {loss} here and
-        {paper.SYNTHETIC[BACKBONE]} in the paper. The rise is the restored loss minus the permuted
-        one; claim 5 is that it is not larger for a transfer than for training from scratch, and it
-        is tested as in notebook 01: does the rise lie below that of scratch?""",
-        "![Losses on the three views](synthetic.png)",
-    ]
-    for l1, part in target_models(rows).items():
-        rises = tables.with_rise(part)
-        table = tables.summary(rises, tables.VIEWS | tables.RISE, by=["method"])
-        table["paper: permuted"] = [f"{paper.SYNTHETIC[m]:.3f}" for m in table.index]
-        parts += [
-            f"### {capitalised(lasso_text(l1))} ({tables.seeds_text(part)})",
-            tables.markdown(table.rename(index=tables.label)),
-            tables.markdown(claims.rise_table(rises)),
-        ]
-    return paragraphs(*parts, *lime_parts(rows))
-
-
-def lime_parts(rows: pd.DataFrame) -> list[str]:
-    """Figures 2b and 2c: LIME weights of the backbone and of target models without the lasso."""
-    plain, *_ = target_models(rows).values()
-    models = pd.concat([rows[rows.method == BACKBONE], plain])
-    table = tables.summary(models, tables.LIME, by=["method"]).rename(index=tables.label)
-    return [
-        f"""### LIME, as in the paper's figures 2b and 2c ({tables.seeds_text(models)})""",
-        """Mean |LIME weight| over 20 validation points per seed, in outputs per standard deviation
-        of a feature; the backbone is explained on its own task. The paper finds large weights of
-        the spurious features for the backbone (2c), small ones for the target models, and mostly
-        smaller ones for UT than for FT (2b).""",
-        tables.markdown(table),
-        tables.markdown(claims.lime_table(models)),
-    ]
-
-
-def target_models(rows: pd.DataFrame) -> dict[float, pd.DataFrame]:
-    """Lasso penalty of the target models -> their rows."""
-    models = rows[rows.method != BACKBONE]
-    return dict(iter(models.groupby(models.l1.fillna(0.0))))
-
-
-def lasso_text(l1: float) -> str:
-    """What the target models were trained with."""
-    return f"with a lasso of {l1:g} on the first layer" if l1 else "without the lasso"
-
-
-def final(rows: pd.DataFrame, metric: str) -> list[float]:
-    """The values of a metric after training."""
-    return rows.value[(rows.metric == metric) & (rows.epoch == FINAL)].tolist()
-
-
-# --- rows and texts -------------------------------------------------------------------------------
-
-
-def transfers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the compared methods, trained as usual or longer: not those of the controls."""
-    return tables.as_usual(rows[rows.method.isin(TRANSFERS)])
-
-
-def training(rows: pd.DataFrame) -> str:
-    """How the rows' networks were trained, in sentences."""
-    backbones = rows[rows.method == BACKBONE]
-    moved = rows[(rows.method != BACKBONE) & (rows.method != BEFORE)]
-    usual = tables.clean_target(moved)  # controls of other lengths have the shortcut on the target
-    lengths = {}
-    for size, part in usual.groupby(usual.n_train.fillna(np.inf)):
-        text = tables.images_text("all" if size == np.inf else f"{size:.0f}")
-        lengths[text] = " or ".join(f"{n:.0f}" for n in sorted(part.epochs.unique()))
-    if len(set(lengths.values())) == 1:
-        transfer = f"{next(iter(lengths.values()))} epochs"
-    else:
-        each = [f"{epochs} epochs with {size}" for size, epochs in lengths.items()]
-        transfer = listed(each)
-    sentences = [
-        f"Network `{rows.width.mode()[0]}`; SGD with learning rate {moved.lr.mode()[0]:g}, "
-        f"momentum {rows.momentum.mode()[0]:g} and mini-batches of {rows.batch_size.mode()[0]}.",
-        f"Backbones train for {backbones.epochs.mode()[0]} epochs, transfers for {transfer}.",
-    ]
-    iterated = rows[rows.method == "ct-iterated"]
-    if len(iterated):
-        times = int(iterated.coupled_iterations.iloc[0])
-        sentences.append(f"An iterated coupling trains {times} times as long.")
-    return " ".join(sentences)
-
-
-def commands(names: Iterable[str]) -> str:
-    """The commands that made the rows, as their manifests name them, and the one for this page."""
-    manifests = {name: tables.stored_manifest(name) for name in names}
-    made = [f"- `results/{name}/`: {said['command']}" for name, said in manifests.items() if said]
-    page = "- this page and its pictures: `.venv/bin/python docs/make.py`"
-    return "\n".join(["## How these were made", "", *made, page])
-
-
-def method_table(table: pd.DataFrame) -> str:
-    """A table with methods in its index as Markdown, with their labels."""
-    return tables.markdown(table.rename(index=tables.label, level="method"))
-
-
 def sweep_title(name: str) -> str:
     """The data set and pair of a sweep over methods."""
     rows = tables.stored(name)
     moved = rows[rows.method != BACKBONE].iloc[0]
     title = DATASETS[METHOD_SWEEPS[name]].title
     return f"{title}, {moved.source} → {moved.target}"
-
-
-def kind_seeds(kind: str, rows: pd.DataFrame) -> str:
-    """How many seeds measured one kind of distance."""
-    return seed_count(rows[rows.method == distances.KINDS[kind].method])
-
-
-def uncapitalised(text: str) -> str:
-    """The text with its first letter in lower case."""
-    return text[:1].lower() + text[1:]
-
-
-def capitalised(text: str) -> str:
-    """The text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
-
-
-def paragraphs(*parts: str) -> str:
-    """Parts of a page with empty lines between; prose is wrapped, the rest stays as it is."""
-    return "\n\n".join(_wrapped(part) for part in parts if part)
-
-
-def _wrapped(part: str) -> str:
-    if part.startswith(("#", "|", "!")):
-        return part
-    return textwrap.fill(" ".join(part.split()), 100, break_on_hyphens=False)

@@ -364,6 +364,36 @@ def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"verdict": "smaller"})
 
 
+def stuck_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Claim 4: is fine-tuning stuck more often than UT?
+
+    Args:
+        rows: tidy rows of "ft" and "ut", one run per pair of tasks, method and seed.
+
+    Returns:
+        One row per pair of tasks: its seeds; the stuck runs of both methods with Clopper-Pearson
+        intervals; p of McNemar's exact test, two-sided, on the runs paired by seed, adjusted by
+        Holm's method over the table and empty where nothing can be tested; and the verdict. Empty
+        if no pair has both methods.
+
+    Source: McNemar (1947).
+    """
+    stuck = []
+    lines = {}
+    for (source, target), part in rows.groupby(list(PAIR), sort=False):
+        training = part[part.metric == "train_accuracy"]
+        if not {"ft", "ut"} <= set(training.method):
+            continue
+        stuck.append(_stuck(part))
+        lines[f"{source} → {target}"] = {
+            "seeds": len(paired(part, "train_accuracy", "ut", "ft").a),
+            "FT stuck": stuck_text(part[part.method == "ft"]),
+            "UT stuck": stuck_text(part[part.method == "ut"]),
+        }
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("pair")
+    return _with_claim_4(table, stuck)
+
+
 def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Biased backbones before any transfer, with the shortcut on every image: the paper's claim 2.
 

@@ -133,6 +133,7 @@ LIME = {
     "lime_shared": Column("shared features", 1, 4),
     "lime_target_only": Column("features of the target alone", 1, 4),
 }
+PAPER_ACCURACY = Column("paper, %", 100)
 RISE = {"rise": Column("rise", 1, 2), "log_ratio": Column("log10 ratio", 1, 2)}
 
 
@@ -388,7 +389,11 @@ def clean_table(rows: pd.DataFrame) -> pd.DataFrame:
         "val_accuracy": Column("validation accuracy, %", 100),
     }
     table = summary(rows, columns, [*PAIR, "method"])
-    return with_paper(table, {m: f"{m}_accuracy" for m in ("ft", "fixed", "ut")})
+    table = with_paper(table, {m: f"{m}_accuracy" for m in ("ft", "fixed", "ut")})
+    loss = Column("paper: loss", 1, 3)
+    table = with_paper(table, {m: f"{m}_loss" for m in ("ft", "fixed", "ut")}, loss)
+    distance = Column("paper: distance", 1, 2)
+    return with_paper(table, {m: f"{m}_distance" for m in ("ft", "ut")}, distance)
 
 
 def target_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -504,20 +509,25 @@ def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, index=group_index(keys, [*PAIR, "images per class", "method"]))
 
 
-def with_paper(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The table with a column of the paper's accuracies, if the paper has one for any of its rows.
+def with_paper(
+    table: pd.DataFrame, names: Mapping[str, str], column: Column = PAPER_ACCURACY
+) -> pd.DataFrame:
+    """The table with a column of the paper's numbers, if the paper has one for any of its rows.
 
     Args:
         table: with the index (source, target, method).
         names: method -> name of its number in `paper.TABLES`.
+        column: heading, factor and digits of the numbers.
     """
     reported = [
         paper.value(source, target, names.get(method, "")) for source, target, method in table.index
     ]
     if all(value is None for value in reported):
         return table
-    texts = ["" if value is None else f"{100 * value:.1f}" for value in reported]
-    return table.assign(**{"paper, %": texts})
+    texts = [
+        "" if value is None else f"{column.factor * value:.{column.digits}f}" for value in reported
+    ]
+    return table.assign(**{column.heading: texts})
 
 
 # --- texts and orders -----------------------------------------------------------------------------

@@ -373,6 +373,22 @@ def stuck(ft, ut, seeds=10, **columns):
     )
 
 
+def test_claim_4_is_judged_pair_by_pair_and_seed_by_seed():
+    pairs = {"flowers": (range(8), ()), "vehicles-2": ((0, 1), (0, 1)), "people": ((), ())}
+    rows = [
+        stuck(*of, target=target).replace({"method": {"ft-frozen": "ft", "ut-frozen": "ut"}})
+        for target, of in pairs.items()
+    ]
+    table = claims.stuck_table(pd.concat(rows))
+    assert [pair.split(" → ")[1] for pair in table.index] == list(pairs)
+    assert table.seeds.tolist() == [10, 10, 10]
+    assert table["FT stuck"].str[:7].tolist() == ["8 of 10", "2 of 10", "0 of 10"]
+    says = table[claims.CLAIM_4].tolist()
+    assert says == ["reproduced", "undecided", "undecided (no run is stuck)"]
+    alone = pd.concat(rows)
+    assert claims.stuck_table(alone[alone.method == "ft"]).empty
+
+
 def claim_4(*rows):
     """p and verdict of each line."""
     table = claims.frozen_table(claims.frozen_cases(pd.concat(rows)))

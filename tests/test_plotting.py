@@ -105,6 +105,22 @@ def test_slopes_draw_every_run_and_the_mean(ax, rows):
     assert ax.get_yscale() == "log"
 
 
+def test_every_run_is_a_dot_in_its_methods_line(ax, rows):
+    part = rows[rows.n_train.isna()]
+    methods = ["scratch", "fixed", "ut"]
+    assert plotting.runs(part, "flip_rate", methods, ax, "flip rate", "title") is ax
+    names = ["from scratch", "fixed feature", "uncoupled transfer"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == names
+    first, last = ax.lines  # fixed feature has no rows, and keeps its place
+    for line, method, place in ((first, "scratch", 0), (last, "ut", 2)):
+        final = part[(part.method == method) & (part.metric == "flip_rate")]
+        final = final[final.epoch == FINAL].sort_values("seed")
+        assert line.get_xdata().tolist() == final.value.tolist()
+        assert len({*line.get_ydata()}) == len(final), "runs hide each other"
+        assert abs(line.get_ydata() - place).max() < 0.5
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first method stands at the top"
+
+
 def test_sizes_stand_where_their_images_are(ax, rows):
     assert plotting.by_size(rows, "flip_rate", ax, "flip rate", "title", everything=126) is ax
     assert ax.get_xlabel() == "target images per class"

@@ -407,6 +407,8 @@ def page_sweeps(seed):
     on_digits = [("digits-0-4", "digits-5-9")]
     pairs = [("herbivores", "flowers"), ("carnivores", "flowers")]
     four = ("ft", "ut", "ft-frozen", "ut-frozen")
+    papers = [("carnivores", "flowers"), ("herbivores", "flowers"), ("vehicles-1", "vehicles-2")]
+    cifar = ("cifar100", ("before", "scratch", "fixed", "ft", "ut", "ut-mixture"), papers, seed)
     lengths = [{"n_train": 50}, {"n_train": 50, "epochs": 50}, {}]
     tests = [
         length | {"source_shortcut": source, "target_shortcut": None}
@@ -423,15 +425,20 @@ def page_sweeps(seed):
         "digits-frozen": [page_rows("digits", four, on_digits, seed, **c) for c in named],
         "digits-map": [page_rows("digits", four, on_digits, seed, **c) for c in rates]
         + [page_rows("digits", four[:2], on_digits, seed, **c) for c in plain],
+        "table1": [page_rows(*cifar, **named[3])],
+        "table3": [page_rows(*cifar, **named[0])],
+        "salman": [page_rows(*cifar, **named[1], n_train=n) for n in (50, None)],
+        "images": [page_rows(*cifar, **named[3], n_train=n) for n in (10, None)],
+        "stuck": [page_rows("cifar100", four, papers[:1], seed, **named[0])],
         "cifar-pairs": [
             page_rows("cifar100", digits[1], pairs, seed, **c)
             for c in tests
             if c.get("n_train") and "epochs" not in c
         ],
     }
-    for name, parts in made.items():
-        where = pairs if name == "cifar-pairs" else on_digits
-        dataset = "cifar100" if name == "cifar-pairs" else "digits"
+    for parts in made.values():
+        on_cifar = parts[0].dataset.iloc[0] == "cifar100"
+        where, dataset = (papers, "cifar100") if on_cifar else (on_digits, "digits")
         parts += [
             page_rows(dataset, ("backbone",), where, seed, **c).assign(target=None) for c in own
         ]
@@ -469,12 +476,20 @@ def test_a_page_has_a_section_for_every_sweep_that_has_rows(docs, checkout):
     page = make.results_page()
     titles = re.findall("^## (.*)", page, re.M)
     expected = [
+        "The paper, item by item",
         "The synthetic experiment",
+        "CIFAR-100: the runs",
         "Cluttered digits: ",
+        "When does transfer pay?",
         "Few images or few steps?",
         "Frozen BatchNorm statistics",
     ]
-    expected += ["When does UT lead?", "Every method in the shortcut test", "Every method on the"]
+    expected += [
+        "Where does a transfer stick?",
+        "When does UT lead?",
+        "Every method in the shortcut test",
+        "Every method on the",
+    ]
     for title, start in zip(titles, [*expected, "How these were made"], strict=True):
         assert title.startswith(start)
     for column in ("inherited flips, points", "flips minus scratch, points", "stuck runs"):
@@ -482,10 +497,41 @@ def test_a_page_has_a_section_for_every_sweep_that_has_rows(docs, checkout):
     assert "nan" not in page
     assert page.count("carnivores | flowers |") == page.count("herbivores | flowers |") > 0
     assert "50 images per class, 50 epochs: flips, %" in make.headline()
-    drawn = set(figures.learning_rate_maps())
+    drawn = set(figures.pictures())
     plt.close("all")
-    assert drawn == set(re.findall(r"\((digits-map[^)]*)\.png\)", page))
-    assert len(drawn) == len(CONDITIONS)
+    assert {*re.findall(r"\(([^)]*)\.png\)", page), "headline"} == drawn
+    assert len({name for name in drawn if name.startswith("digits-map")}) == len(CONDITIONS)
+
+
+@pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
+def test_a_run_of_two_sweeps_counts_once_and_the_pairs_come_as_in_the_paper(docs, checkout):
+    biased = {"source_shortcut": BIASED, "target_shortcut": None}
+    pairs = [("carnivores", "flowers"), ("vehicles-1", "vehicles-2")]
+    for name, methods in (("table1", ("scratch", "ft")), ("salman", ("scratch", "ut"))):
+        rows = page_rows("cifar100", methods, pairs, 0, **biased)
+        rows.loc[rows.method == "scratch", "run"] = "one network for all sources"
+        (checkout / name).mkdir(parents=True)
+        rows.to_csv(checkout / name / "seed-0.csv", index=False)
+    found = docs("wording").course_rows("cifar100")
+    accuracy = found[found.metric == "val_accuracy"]
+    assert list(dict.fromkeys(accuracy.source)) == ["vehicles-1", "carnivores"]
+    for _, part in accuracy.groupby("source"):
+        assert sorted(part.method) == ["ft", "scratch", "ut"]
+
+
+@pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
+def test_the_overview_has_every_item_of_the_paper_and_its_links_lead_somewhere(docs):
+    page = (folders.checkout() / "docs" / "results.md").read_text()
+    overview = page.split("## The paper, item by item")[1].split("\n## ")[0]
+    items = set(re.findall(r"^\| ((?:Table|Figure|Claim) \w+) \|", overview, re.M))
+    assert {*(f"Figure {k}" for k in ("1", "2a", "2b", "2c", "3"))} <= items
+    assert {"Table 3", *(f"Claim {k}" for k in range(1, 7))} <= items
+    slug = docs("items")._slug
+    for name, text in (("", page), ("distances.md", None)):
+        text = text or (folders.checkout() / "docs" / name).read_text()
+        anchors = {slug(title) for title in re.findall(r"^#+ (.*)", text, re.M)}
+        linked = set(re.findall(rf"\]\({re.escape(name)}#([^)]*)\)", overview))
+        assert linked and linked <= anchors
 
 
 def test_a_page_without_rows_can_be_written(docs, checkout):
@@ -527,7 +573,7 @@ def test_conclusion_on_frozen_statistics_follows_its_verdicts(docs, says, claim_
 
 @pytest.mark.parametrize(("kinds", "said"), [(1, "among the 5 most"), (4, "the most extreme of")])
 def test_smallest_p_says_which_orders_can_decide(docs, kinds, said):
-    text = docs("sections").smallest_p(kinds)
+    text = docs("distance_page").smallest_p(kinds)
     assert "With 120 orders the smallest p is 0.008" in text
     assert said in text
 

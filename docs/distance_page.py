@@ -1,0 +1,143 @@
+"""The page on distances between tasks, docs/distances.md, from the rows in results/."""
+
+from collections.abc import Mapping
+from math import factorial
+
+import pandas as pd
+from wording import capitalised, commands, paragraphs, training
+
+from rtl_utils import claims, distances, paper, statistics, tables
+from rtl_utils.coupled import Coupled
+from rtl_utils.tables import listed, seed_count
+
+DISTANCE_SWEEPS = ("distances", "coupled-distances")
+CIFAR_TRAINING = 2_500  # images of a superclass
+RANKS_TITLE = "Do the distances agree, and does accuracy fall with distance?"
+
+
+def distances_page() -> str:
+    """What the matrices over the paper's five superclasses say."""
+    rows = distance_rows()
+    matrices = matrices_of(rows)
+    if "fine-tuning" not in matrices:
+        return "# Distances between tasks\n\nNo rows yet.\n"
+    page = paragraphs(
+        "# Distances between tasks",
+        """How far a network must go from one superclass of CIFAR-100 to another, on the five
+        superclasses of Gao & Chaudhari (2021); written by `docs/make.py` from the rows in
+        `results/`.""",
+        *[
+            tables.origin(name, tables.stored(name))
+            for name in DISTANCE_SWEEPS
+            if len(tables.stored(name))
+        ],
+        training(rows),
+        measured(rows),
+        "![Our matrices above those of Gao & Chaudhari](distances.png)",
+        f"""From left to right: {", ".join(paper.GAO_DISTANCES)}. Upper row: our distances. Lower
+        row: those of Gao & Chaudhari, read off their figures. Sources stand in rows and targets in
+        columns; below a mean stands half of its 95 % interval, where there is one. Their uncoupled
+        path is the mixture of tasks, their fine-tuning distance is a Riemannian length cut at 95 %
+        of the final validation accuracy, and their network is another one: compare the order of
+        entries, not their sizes.""",
+        *numbers_section(matrices),
+        "## Tasks as places",
+        """Classical scaling of the matrices, made symmetric by the mean of both directions:
+        tasks that are near each other in a map are near by that distance.""",
+        "![The five tasks in a plane, by each distance](places.png)",
+        *ranks_section(matrices, rows),
+    )
+    return f"{page}\n\n{commands(DISTANCE_SWEEPS)}\n"
+
+
+def numbers_section(matrices: Mapping[str, distances.Matrix]) -> list[str]:
+    """Every matrix as a table, below its equation."""
+    without = [
+        distances.KINDS[kind].title
+        for kind, matrix in matrices.items()
+        if pd.isna(matrix.low[matrix.off_diagonal]).all()
+    ]
+    parts = [
+        "## Our numbers",
+        f"""Means with 95 % intervals: over seeds, or with one seed over blocks of pairs (coupled)
+        or over pairs (the others). {no_interval(without)}""",
+    ]
+    for kind, matrix in matrices.items():
+        record = distances.KINDS[kind]
+        digits = 1 if kind in ("fine-tuning", "riemannian") else 3
+        parts += [
+            f"### {capitalised(record.title)}, in {record.unit}",
+            f"{capitalised(record.equation)}. Source: {record.reference}.",
+            tables.markdown(tables.matrix_table(matrix, digits)),
+        ]
+    return parts
+
+
+def no_interval(titles: list[str]) -> str:
+    """Which distances have no interval here."""
+    return f"There is no interval for the {listed(titles)}." if titles else ""
+
+
+def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) -> list[str]:
+    """How the distances agree with each other, with the published ones and with accuracy."""
+    table = claims.rank_table(matrices, rows, paper.GAO_DISTANCES)
+    tested = int((table["p of falling, Holm"] != "").sum())
+    return [
+        f"## {RANKS_TITLE}",
+        f"""Spearman's rank correlations over the ordered pairs. Pairs that share a task are not
+        independent: the 95 % intervals leave out one task with all its pairs at a time (jackknife),
+        and are wide with five tasks. "Within a target" subtracts from each accuracy and distance
+        the mean of its target. Claim 6 of the paper is that accuracy falls as distance grows; its p
+        is the share of the {factorial(len(paper.GAO_TASKS))} orders of the tasks that give a
+        correlation as low, adjusted by Holm's method over the kinds of distance. The paper makes
+        that claim of the fine-tuning distance; it is asked here of every kind, so the adjustment is
+        over all. {smallest_p(tested or len(table))} The last four columns ask the same of Gao &
+        Chaudhari's published distances and our accuracies; their Riemannian length is the one that
+        they call fine-tuning distance.""",
+        tables.markdown(table),
+        claims.coupled_text(rows, paper.GAO_TASKS, paper.GAO_DISTANCES),
+        "![Accuracy after transfer over distance](accuracy_over_distance.png)",
+    ]
+
+
+def smallest_p(kinds: int) -> str:
+    """How extreme an order of the tasks must be to decide, after Holm over kinds of distance."""
+    orders = factorial(len(paper.GAO_TASKS))
+    enough = max(n for n in range(orders) if kinds * n / orders < statistics.SIGNIFICANT)
+    needed = "is the most extreme of all" if enough == 1 else f"is among the {enough} most extreme"
+    return f"""With {orders} orders the smallest p is {1 / orders:.1g}; after Holm over {kinds}
+        kind{"s" if kinds > 1 else ""} of distance nothing is decided unless the given order
+        {needed} for one kind."""
+
+
+def distance_rows() -> pd.DataFrame:
+    """Rows of both sweeps over all pairs of tasks."""
+    return pd.concat([tables.stored(name) for name in DISTANCE_SWEEPS], ignore_index=True)
+
+
+def matrices_of(rows: pd.DataFrame) -> dict[str, distances.Matrix]:
+    """Our matrix of each kind that has rows."""
+    metrics = set(rows.metric) if len(rows) else set()
+    return {
+        kind: distances.matrix(rows, paper.GAO_TASKS, kind)
+        for kind, record in distances.KINDS.items()
+        if record.metric in metrics and record.method in set(rows.method)
+    }
+
+
+def measured(rows: pd.DataFrame) -> str:
+    """How the lengths of these rows were measured."""
+    iterated = rows[rows.method == "ct-iterated"]
+    if iterated.empty:
+        return ""
+    iterations = int(iterated.coupled_iterations.iloc[0])
+    blocks = int(iterated.coupled_blocks.iloc[0])
+    block = Coupled(blocks=blocks).block_of(CIFAR_TRAINING)
+    partitions = int(rows.partitions.dropna().iloc[0])
+    return f"""Paths are cut into {partitions} partitions. The coupled distance is that of iteration
+        {iterations} of {iterations}, over {blocks} blocks of {block} × {block} pairs."""
+
+
+def kind_seeds(kind: str, rows: pd.DataFrame) -> str:
+    """How many seeds measured one kind of distance."""
+    return seed_count(rows[rows.method == distances.KINDS[kind].method])

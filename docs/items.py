@@ -1,0 +1,283 @@
+"""The paper, item by item: where each table, figure and claim is reproduced, and what comes out."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pandas as pd
+from distance_page import RANKS_TITLE, distance_rows, matrices_of
+from sections import course_title
+from synthetic import SYNTHETIC_SWEEP, SYNTHETIC_TITLE, target_models
+from wording import COURSE, course_rows, paragraphs, transfers
+
+from rtl_utils import claims, paper, tables
+from rtl_utils.data import DATASETS
+from rtl_utils.runs import BACKBONE
+from rtl_utils.store import FINAL
+from rtl_utils.tables import PAIR
+
+NOTEBOOK = "notebook [{number}](../notebooks/{name}.ipynb)"
+
+
+class Item(NamedTuple):
+    """A line of the overview.
+
+    Args:
+        item: of the paper.
+        shows: what it is about.
+        where: it is reproduced, with links.
+        data: that decide.
+        seeds: how many, per pair.
+        verdict: what the rows say.
+    """
+
+    item: str
+    shows: str
+    where: str
+    data: str
+    seeds: str
+    verdict: str
+
+
+def items_section() -> str:
+    """Every table, figure and claim of the paper, with its place, data, seeds and verdict."""
+    items = [*synthetic_items(), *[item for name in COURSE for item in course_items(name)]]
+    items += distance_items()
+    if not items:
+        return ""
+    table = pd.DataFrame(sorted(items, key=lambda item: _place(item.item)))
+    table = table.rename(columns={"shows": "what it shows"})
+    return paragraphs(
+        "## The paper, item by item",
+        """UT is uncoupled transfer, FT fine-tuning. "Ours minus the paper's" is in points of
+        accuracy, for the pairs vehicles-1 → vehicles-2, herbivores → flowers and carnivores →
+        flowers, as far as they have runs. The sections below have the differences, intervals and
+        p-values behind each verdict.""",
+        tables.markdown(table.set_index("item")),
+    )
+
+
+# --- the synthetic experiment ---------------------------------------------------------------------
+
+
+def synthetic_items() -> Iterator[Item]:
+    """Figures 1 and 2, and claim 5."""
+    rows = tables.stored(SYNTHETIC_SWEEP)
+    if rows.empty:
+        return
+    section = _link("this section", SYNTHETIC_TITLE)
+    data = "synthetic"
+    plain, *others = target_models(rows).values()
+    losses = ", ".join(
+        f"{tables.label(method)} {_mean(plain, method, 'val_loss'):.3f} "
+        f"({paper.SYNTHETIC[method]:.3f})"
+        for method in ("ft", "ut", "scratch")
+    )
+    yield Item(
+        "Figure 1",
+        "losses of the models trained on synthetic data",
+        f"{_notebook('01_synthetic_task')} draws the curves; last values in {section}",
+        data,
+        _seeds(plain),
+        f"validation loss, the paper's in brackets: {losses}",
+    )
+    rises = [claims.rise_table(tables.with_rise(part)) for part in (plain, *others)]
+    said = [
+        f"{'with' if k else 'without'} the lasso: {_counts(table['claim 5'])}"
+        for k, table in enumerate(rises)
+    ]
+    where = f"{_notebook('01_synthetic_task')}; {section}"
+    yield Item(
+        "Figure 2a",
+        "losses when the original features come back",
+        where,
+        data,
+        _seeds(plain),
+        "see claim 5",
+    )
+    yield Item(
+        "Claim 5",
+        "a transfer is hurt no more than training from scratch",
+        where,
+        data,
+        _seeds(plain),
+        "; ".join(said),
+    )
+    yield from _lime_items(rows, plain, data)
+
+
+def _lime_items(rows: pd.DataFrame, plain: pd.DataFrame, data: str) -> Iterator[Item]:
+    models = pd.concat([rows[rows.method == BACKBONE], plain])
+    smaller = claims.lime_table(models)["smaller"]
+    where = f"{_notebook('02_lime_probing')}; {_link('this section', SYNTHETIC_TITLE)}"
+    ft, ut, both = smaller
+    yield Item(
+        "Figure 2b",
+        "LIME: spurious features weigh less in UT than in FT",
+        where,
+        data,
+        _seeds(models),
+        both,
+    )
+    yield Item(
+        "Figure 2c",
+        "LIME: they weigh more in the backbone than in the target models",
+        where,
+        data,
+        _seeds(models),
+        f"FT: {ft}; UT: {ut}",
+    )
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def course_items(dataset: str) -> Iterator[Item]:
+    """Tables 1 to 3, figure 3, and claims 1 to 4, on one data set."""
+    rows = course_rows(dataset)
+    if rows.empty:
+        return
+    usual = transfers(rows)
+    clean, marked = tables.without_shortcut(usual), tables.shortcut_everywhere(usual)
+    section = _link("this section", course_title(dataset))
+    title = DATASETS[dataset].title
+    judged = claims.verdict_table(claims.course_cases(usual))
+    lines = [
+        (
+            "Table 1",
+            "FT and fixed, clean tasks",
+            "03_cifar_baselines",
+            clean,
+            "ft",
+            "fixed",
+        ),
+        ("Table 2", "UT, clean tasks", "03_cifar_baselines", clean, "ut"),
+        ("Table 3", "FT and UT, shortcut on every image", "05_ut_vs_ft", marked, "ft", "ut"),
+    ]
+    for item, shows, notebook, part, *methods in lines:
+        said = _beside_paper(part, "ball_" if item == "Table 3" else "", methods)
+        if said:
+            where = f"{_notebook(notebook)}; {section}"
+            yield Item(item, shows, where, title, _seeds(part), said)
+    if dataset == "cifar100":
+        yield Item(
+            "Figure 3",
+            "images with and without the tennis ball",
+            f"{_notebook('04_tennis_ball_bias')} draws them",
+            title,
+            "",
+            "a picture, nothing to test",
+        )
+    chance = claims.chance_table(rows)
+    if len(chance):
+        where = f"{_notebook('04_tennis_ball_bias')}; {section}"
+        shows = "a biased backbone is at chance where every image has the shortcut"
+        seeds = _numbers(chance["seeds"])
+        yield Item("Claim 2", shows, where, title, seeds, _counts(chance["verdict"]))
+    yield from _judged_items(judged, marked, title, section)
+
+
+def _judged_items(
+    judged: pd.DataFrame, marked: pd.DataFrame, title: str, section: str
+) -> Iterator[Item]:
+    """Claims 1, 3 and 4, and the question beyond them."""
+    lines = [
+        ("1:", "Claim 1", "FT and UT perform alike on clean tasks", "03_cifar_baselines"),
+        ("3:", "Claim 3", "UT beats FT with the shortcut on every image", "05_ut_vs_ft"),
+        ("UT flips", "Beyond", "UT flips less than FT (clean target)", "04_tennis_ball_bias"),
+    ]
+    for start, item, shows, notebook in lines:
+        part = judged[judged.index.str.startswith(start)] if len(judged) else judged
+        if len(part):
+            where = f"{_notebook(notebook)}; {section}"
+            seeds = _numbers(part["seeds"])
+            yield Item(item, shows, where, title, seeds, _counts(part["verdict"]))
+    stuck = claims.stuck_table(marked) if len(marked) else marked
+    if len(stuck):
+        where = f"{_notebook('05_ut_vs_ft')}; {section}"
+        counts = _counts(stuck[claims.CLAIM_4])
+        shows = "FT gets stuck more often than UT"
+        yield Item("Claim 4", shows, where, title, _numbers(stuck["seeds"]), counts)
+
+
+def _beside_paper(rows: pd.DataFrame, prefix: str, methods: list[str]) -> str:
+    """Mean accuracies minus the paper's, in points, pair by pair."""
+    said = []
+    for method in methods:
+        points = [
+            f"{100 * (_mean(part, method, 'val_accuracy') - reported):+.1f}"
+            for pair in paper.TABLES
+            if len(part := _of_pair(rows, *pair, method))
+            and (reported := paper.value(*pair, f"{prefix}{method}_accuracy")) is not None
+        ]
+        if points:
+            said.append(f"{tables.label(method)} {', '.join(points)}")
+    return f"ours minus the paper's: {'; '.join(said)}" if said else ""
+
+
+def _of_pair(rows: pd.DataFrame, source: str, target: str, method: str) -> pd.DataFrame:
+    one = (rows.source == source) & (rows.target == target) & (rows.method == method)
+    return rows[one & (rows.metric == "val_accuracy")]
+
+
+# --- distances ------------------------------------------------------------------------------------
+
+
+def distance_items() -> Iterator[Item]:
+    """Claim 6."""
+    rows = distance_rows()
+    matrices = matrices_of(rows)
+    if "fine-tuning" not in matrices:
+        return
+    table = claims.rank_table(matrices, rows, paper.GAO_DISTANCES)
+    ours = f"our distances: {_counts(table['claim 6, our distances'])}"
+    theirs = f"published ones: {_counts(table['claim 6, published distances'])}"
+    where = f"{_notebook('06_task_distance')}; {_link('distances', RANKS_TITLE, 'distances.md')}"
+    shows = "accuracy falls as distance grows"
+    yield Item("Claim 6", shows, where, "CIFAR-100", _seeds(rows), f"{ours}; {theirs}")
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+
+def _place(item: str) -> tuple[int, str]:
+    kinds = ("Table", "Figure", "Claim", "Beyond")
+    return kinds.index(item.split(maxsplit=1)[0]), item
+
+
+def _counts(verdicts: "pd.Series[str]") -> str:
+    """How often each verdict was given, such as "reproduced (2 of 3)"."""
+    given = verdicts[verdicts != ""]
+    if given.nunique() == 1:
+        return str(given.iloc[0])
+    counts = given.value_counts(sort=False)
+    return ", ".join(f"{says} ({n} of {len(given)})" for says, n in counts.items())
+
+
+def _numbers(seeds: "pd.Series[int]") -> str:
+    """Smallest and largest number of seeds."""
+    few, many = int(seeds.min()), int(seeds.max())
+    return f"{few}" if few == many else f"{few} to {many}"
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    by = list(PAIR) if {*PAIR} <= set(rows) and rows.target.notna().any() else ["method"]
+    return _numbers(rows.groupby(by).seed.nunique())
+
+
+def _mean(rows: pd.DataFrame, method: str, metric: str) -> float:
+    chosen = (rows.method == method) & (rows.metric == metric) & (rows.epoch == FINAL)
+    return float(rows.value[chosen].mean())
+
+
+def _notebook(name: str) -> str:
+    return NOTEBOOK.format(number=name[:2], name=name)
+
+
+def _link(text: str, title: str, page: str = "") -> str:
+    """A link to a heading, by the anchor that GitHub gives it."""
+    return f"[{text}]({page}#{_slug(title)})"
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")

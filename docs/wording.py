@@ -1,0 +1,116 @@
+"""Rows and texts that the sections of the pages share."""
+
+import textwrap
+from collections.abc import Callable, Iterable
+from functools import wraps
+
+import numpy as np
+import pandas as pd
+
+from rtl_utils import paper, tables
+from rtl_utils.runs import BACKBONE
+from rtl_utils.tables import BEFORE, listed
+
+TRANSFERS = (BEFORE, "scratch", "ft", "fixed", "ut", "ut-mixture", "mixup")
+# Columns that tell where a run stands in the tables, see `course_rows`.
+SETTING = ["source", "target", "source_shortcut", "target_shortcut", "n_train"]
+# Data set -> the sweeps whose runs are those of notebooks 03 to 05.
+COURSE = {"cifar100": ("table1", "table3", "salman"), "digits": ("digits",)}
+
+
+def of_sweep(section: Callable[[str, pd.DataFrame], str]) -> Callable[[str], str]:
+    """The section of a sweep, by its name alone; empty where the sweep has no rows."""
+
+    @wraps(section)
+    def build(name: str) -> str:
+        rows = tables.stored(name)
+        return section(name, rows) if len(rows) else ""
+
+    return build
+
+
+def course_rows(dataset: str) -> pd.DataFrame:
+    """Rows of all runs of notebooks 03 to 05 on a data set, as tables list them.
+
+    Sweeps share runs. A run of two sweeps has one key and the same values in both, so it counts
+    once; a network from scratch, one run for all sources, stands beside each of them.
+    """
+    parts = [tables.stored(name) for name in COURSE[dataset]]
+    rows = pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
+    if rows.empty:
+        return rows
+    found = tables.in_order(rows.drop_duplicates(["run", "metric", *SETTING]))
+    pairs = {source: place for place, (source, _) in enumerate(paper.TABLES)}
+    # the paper's pairs in its order, each with its own source
+    return found.sort_values("source", key=lambda of: of.map(pairs), kind="stable")
+
+
+def origins(dataset: str) -> list[str]:
+    """Where the rows of `course_rows` come from, one paragraph per sweep that has rows."""
+    stored = {name: tables.stored(name) for name in COURSE[dataset]}
+    return [tables.origin(name, rows) for name, rows in stored.items() if len(rows)]
+
+
+def transfers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the compared methods, trained as usual or longer: not those of the controls."""
+    return tables.as_usual(rows[rows.method.isin(TRANSFERS)])
+
+
+def training(rows: pd.DataFrame) -> str:
+    """How the rows' networks were trained, in sentences."""
+    backbones = rows[rows.method == BACKBONE]
+    moved = rows[(rows.method != BACKBONE) & (rows.method != BEFORE)]
+    usual = tables.as_usual(moved)
+    lengths = {}
+    for size, part in usual.groupby(usual.n_train.fillna(np.inf)):
+        text = tables.images_text("all" if size == np.inf else f"{size:.0f}")
+        lengths[text] = " or ".join(f"{n:.0f}" for n in sorted(part.epochs.unique()))
+    if len(set(lengths.values())) == 1:
+        transfer = f"{next(iter(lengths.values()))} epochs"
+    else:
+        each = [f"{epochs} epochs with {size}" for size, epochs in lengths.items()]
+        transfer = listed(each)
+    sentences = [
+        f"Network `{rows.width.mode()[0]}`; SGD with learning rate {moved.lr.mode()[0]:g}, "
+        f"momentum {rows.momentum.mode()[0]:g} and mini-batches of {rows.batch_size.mode()[0]}.",
+        f"Backbones train for {backbones.epochs.mode()[0]} epochs, transfers for {transfer}.",
+    ]
+    iterated = rows[rows.method == "ct-iterated"]
+    if len(iterated):
+        times = int(iterated.coupled_iterations.iloc[0])
+        sentences.append(f"An iterated coupling trains {times} times as long.")
+    return " ".join(sentences)
+
+
+def commands(names: Iterable[str]) -> str:
+    """The commands that made the rows, as their manifests name them, and the one for this page."""
+    manifests = {name: tables.stored_manifest(name) for name in names}
+    made = [f"- `results/{name}/`: {said['command']}" for name, said in manifests.items() if said]
+    page = "- this page and its pictures: `.venv/bin/python docs/make.py`"
+    return "\n".join(["## How these were made", "", *made, page])
+
+
+def method_table(table: pd.DataFrame) -> str:
+    """A table with methods in its index as Markdown, with their labels."""
+    return tables.markdown(table.rename(index=tables.label, level="method"))
+
+
+def capitalised(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+def uncapitalised(text: str) -> str:
+    """The text with its first letter in lower case."""
+    return text[:1].lower() + text[1:]
+
+
+def paragraphs(*parts: str) -> str:
+    """Parts of a page with empty lines between; prose is wrapped, the rest stays as it is."""
+    return "\n\n".join(_wrapped(part) for part in parts if part)
+
+
+def _wrapped(part: str) -> str:
+    if part.startswith(("#", "|", "!")):
+        return part
+    return textwrap.fill(" ".join(part.split()), 100, break_on_hyphens=False)
