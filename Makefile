@@ -47,6 +47,7 @@ bench: here              ## measure every speed claim, ROWS="lime memory" for so
 results: here            ## write the pages and pictures of docs/ from the exported rows in results/
 	$(BIN)/python docs/make.py
 	$(BIN)/python docs/architecture.py
+	$(BIN)/python docs/diagrams.py
 
 refresh: here            ## execute the notebooks with their defaults and store their outputs
 	$(RTL) refresh $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')

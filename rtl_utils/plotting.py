@@ -477,6 +477,57 @@ def confusion(
     return ax
 
 
+def answers(
+    images: np.ndarray,
+    truth: Sequence[str],
+    given: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    ax: Axes,
+    title: str,
+) -> Axes:
+    """Images without and with the shortcut, and below them what each method predicts.
+
+    A prediction that flips is written as "before → after", in bold.
+
+    Args:
+        images: (2, c, h, w, 3), 0 ... 1: without, and with the shortcut.
+        truth: names of the c images' classes.
+        given: method -> the c predicted names without, and with the shortcut.
+        ax: to draw on.
+        title: of the axes.
+    """
+    image_rows(images, ["clean", "with the ball"], [""] * len(truth), ax, title)
+    lines = {"truth": (truth, truth)} | {tables.label(m): names for m, names in given.items()}
+    colours = ["black", *(colour(method) for method in given)]
+    for k, ((name, (before, after)), shade) in enumerate(zip(lines.items(), colours, strict=True)):
+        where: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "va": "top"}
+        height = -0.04 - 0.13 * k  # in heights of the sheet
+        ax.text(-1.5, height, name, color=shade, ha="right", **where)
+        for x, a, b in zip(ax.get_xticks(), before, after, strict=True):
+            text = _spaced(a) if a == b else f"{_spaced(a)} → {_spaced(b)}"
+            weight = "normal" if a == b else "bold"
+            ax.text(x, height, text, color=shade, weight=weight, ha="center", **where)
+    return ax
+
+
+def flips(flipped: Sequence[bool], method: str, ax: Axes) -> Axes:
+    """One dot per image, filled where the shortcut flips the prediction.
+
+    Args:
+        flipped: one value per image, in the order of the images, so that methods compare.
+        method: whose predictions these are.
+        ax: to draw on.
+    """
+    hit = np.asarray(flipped, dtype=bool)
+    down, across = np.divmod(np.arange(len(hit)), np.ceil(np.sqrt(len(hit))))
+    ax.scatter(across[~hit], down[~hit], s=24, color="#DDDDDD", linewidth=0)
+    ax.scatter(across[hit], down[hit], s=24, color=colour(method), linewidth=0)
+    ax.invert_yaxis()
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.set_title(f"{tables.label(method)}: {hit.sum()} of {len(hit)}")
+    return ax
+
+
 # --- features of the synthetic task ------------------------------------------------------------
 
 

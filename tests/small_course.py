@@ -9,6 +9,7 @@ NOTEBOOKS = {path.stem: path for path in headless.find()}
 SOLUTIONS = sorted((notebooks() / "solutions").glob("*.ipynb"))
 SMALL = {"seeds": [0], "epochs": 5}
 SMOKE = {
+    "00_the_idea": {"n_train": 10},
     "01_synthetic_task": {"source_epochs": 2},
     "02_lime_probing": {"source_epochs": 2, "points": 4},
     "03_cifar_baselines": {"n_train": 10},
@@ -16,7 +17,9 @@ SMOKE = {
     "05_ut_vs_ft": {"n_train": 10, "methods": ["ct", "iso"]},
     "06_task_distance": {"n_train": 50, "methods": ["ut", "counter"], "iterations": 2},
 }
-ON_IMAGES = [name for name in SMOKE if name > "03"]
+ON_TABLES = ("01_synthetic_task", "02_lime_probing")
+ON_IMAGES = [name for name in SMOKE if name not in ON_TABLES]
+WITHOUT_EXERCISES = ("00_the_idea",)
 BOTH_WAYS = {
     "source": ["digits-0-4", "digits-5-9"],
     "target": ["digits-5-9", "digits-0-4"],

@@ -198,6 +198,27 @@ def test_confusion_writes_every_count(ax):
     assert ax.get_xticklabels()[0].get_text() == "c d"
 
 
+def test_answers_write_what_flips_in_bold(ax):
+    given = {"scratch": (["a", "b"], ["a", "b"]), "ut": (["a", "a_b"], ["a", "c"])}
+    images = np.zeros((2, 2, 4, 4, 3))
+    assert plotting.answers(images, ["a", "b"], given, ax, "title") is ax
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[:3] == ["truth", "a", "b"]
+    assert texts[3:6] == ["from scratch", "a", "b"]
+    assert texts[6:] == ["uncoupled transfer", "a", "a b → c"]
+    assert [text.get_text() for text in ax.texts if text.get_weight() == "bold"] == ["a b → c"]
+
+
+def test_flips_colours_the_images_that_flip(ax):
+    assert plotting.flips([False, True, False, False, True], "ut", ax) is ax
+    still, flipped = ax.collections
+    assert len(still.get_offsets()) == 3
+    # from left to right, then down: the second image, and the fifth
+    assert flipped.get_offsets().tolist() == [[1, 0], [1, 1]]
+    assert mpl.colors.to_hex(flipped.get_facecolor()[0]) == plotting.colour("ut").lower()
+    assert ax.get_title() == "uncoupled transfer: 2 of 5"
+
+
 def test_figures_of_features_name_every_model(ax):
     weights = {"ft": np.arange(8.0).reshape(2, 4), "backbone": np.ones((2, 4))}
     assert plotting.feature_weights(weights, ax, "title") is ax

@@ -20,7 +20,7 @@ def add_run(commands: Any) -> None:
     run.add_argument(
         "--dataset",
         metavar="NAME",
-        help="images of notebooks 03 and later, such as cifar100 (default: digits, "
+        help="images of notebooks 00, 03 and later, such as cifar100 (default: digits, "
         "which needs no download)",
     )
     run.add_argument("--notebook", metavar="05", help="only notebooks whose name starts so")
