@@ -68,10 +68,10 @@ def diagrams() -> dict[str, Diagram]:
             "The course",
             course,
             "The course as one experiment in four stages. A source with a ball on every 4 "
-            "(notebook 1: a task whose useless features are known). A backbone that answers 4 for "
+            "(notebook 1: a task whose useless features are known). A backbone that predicts 4 for "
             "the digit or for the ball (notebook 2: LIME). Transfer along a path from tau = 0 to 1 "
             "(notebook 3: without a shortcut; notebook 6: coupled transfer and distances). A test "
-            "whether the ball flips answers (notebook 4: the ball appears in the test only; "
+            "whether the ball flips predictions (notebook 4: the ball appears in the test only; "
             "notebook 5: it is on every target image). Notebook 0 does the whole experiment in "
             "plain code.",
         ),
@@ -97,12 +97,12 @@ def diagrams() -> dict[str, Diagram]:
             "Two tests of one backbone, whose images had a ball on every 4. In the paper's test "
             "the transfer and the test have a ball on every image, and accuracy is measured. In "
             "Salman's test the transfer has clean images, each test image is shown without and "
-            "with the ball, and the answers that change are counted.",
+            "with the ball, and the predictions that change are counted.",
         ),
         "lime": Diagram(
             "LIME",
             lime,
-            "LIME in four steps. Left: a curve, the network's answers over a feature, a point on "
+            "LIME in four steps. Left: a curve, the network's output over a feature, a point on "
             "it, perturbed points around it, larger where they are nearer, and the straight line "
             "fitted to them. Right: the explanation, one bar per feature: three used features have "
             "weights, two unused features have almost none.",
@@ -203,14 +203,14 @@ def two_tests() -> Figure:
             [digit(value, 0, True, k) for k, value in enumerate((5, 7, 9))],
             "a ball on every image",
             [digit(value, 1, True, k) for k, value in enumerate((6, 8, 9))],
-            "accuracy:\nhow many answers are right",
+            "accuracy: the share of\npredictions that are right",
         ),
         "Salman’s test": (
             "clean images",
             [digit(value) for value in (5, 7, 9)],
             "without and with the ball",
             [digit(6, 1), digit(6, 1, True, 1)],
-            "flips:\nhow many answers change",
+            "flip rate: the share of\npredictions that change",
         ),
     }
     for k, (title, (trained, first, tested, second, measured)) in enumerate(tests.items()):
@@ -236,7 +236,7 @@ def lime() -> Figure:
     local_line(left)
     weights(right)
     write(ax, 0.14, 0.78, "1  perturb the point    2  ask the network", left=True)
-    write(ax, 0.14, 0.52, "3  near answers count more (larger dots)", left=True)
+    write(ax, 0.14, 0.52, "3  near points count more (larger dots)", left=True)
     write(ax, 0.14, 0.26, "4  fit a line: its slopes are the weights", left=True)
     return figure
 
@@ -279,7 +279,7 @@ def source_stage(ax: Axes, x: float, y: float) -> None:
 
 
 def backbone_stage(ax: Axes, x: float, y: float) -> None:
-    """A network that gives one answer for two reasons."""
+    """A network that predicts one class for two reasons."""
     write(ax, x + 1.36, y + 0.85, "a backbone: digit, or ball?")
     picture(ax, digit(4, ball=True), x + 0.22, y + 0.13, 0.5)
     arrow(ax, (x + 0.78, y + 0.38), (x + 1.05, y + 0.38))
@@ -298,11 +298,11 @@ def path_stage(ax: Axes, x: float, y: float) -> None:
 
 
 def test_stage(ax: Axes, x: float, y: float) -> None:
-    """An image without and with the ball, and two answers."""
-    write(ax, x + 1.36, y + 0.85, "test: does the ball flip answers?")
-    for k, (planted, answer) in enumerate(((False, "“7”"), (True, "“9”?"))):
+    """An image without and with the ball, and two predictions."""
+    write(ax, x + 1.36, y + 0.85, "test: does the ball flip it?")
+    for k, (planted, predicted) in enumerate(((False, "“7”"), (True, "“9”?"))):
         picture(ax, digit(7, ball=planted), x + 0.22 + k * 1.2, y + 0.13, 0.5)
-        write(ax, x + 1.04 + k * 1.24, y + 0.38, answer, size=12, weight="bold")
+        write(ax, x + 1.04 + k * 1.24, y + 0.38, predicted, size=12, weight="bold")
 
 
 # --- the two halves of LIME -----------------------------------------------------------------------

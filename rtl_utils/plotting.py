@@ -477,7 +477,7 @@ def confusion(
     return ax
 
 
-def answers(
+def predictions(
     images: np.ndarray,
     truth: Sequence[str],
     given: Mapping[str, tuple[Sequence[str], Sequence[str]]],

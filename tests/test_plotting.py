@@ -198,10 +198,10 @@ def test_confusion_writes_every_count(ax):
     assert ax.get_xticklabels()[0].get_text() == "c d"
 
 
-def test_answers_write_what_flips_in_bold(ax):
+def test_predictions_write_what_flips_in_bold(ax):
     given = {"scratch": (["a", "b"], ["a", "b"]), "ut": (["a", "a_b"], ["a", "c"])}
     images = np.zeros((2, 2, 4, 4, 3))
-    assert plotting.answers(images, ["a", "b"], given, ax, "title") is ax
+    assert plotting.predictions(images, ["a", "b"], given, ax, "title") is ax
     texts = [text.get_text() for text in ax.texts]
     assert texts[:3] == ["truth", "a", "b"]
     assert texts[3:6] == ["from scratch", "a", "b"]
