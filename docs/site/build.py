@@ -1,13 +1,14 @@
 """Build the course's site: `make site`, or `.venv/bin/python docs/site/build.py [FOLDER]`.
 
-The pages are gathered in a folder where they keep their places, so their links to each other hold;
-Sphinx makes the site from there, with `conf.py`, and a warning is an error. The pages of the API
-are written from the groups of modules in `docs/architecture.py`.
+The pages are gathered in a temporary folder where they keep their places, so their links to each
+other hold. Sphinx makes the site from there, with `conf.py`; a warning is an error. The pages of
+the API are written from the groups of modules in `docs/architecture.py`.
 """
 
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from papers import linked
 from sphinx.cmd.build import build_main
@@ -50,19 +51,18 @@ def main() -> int:
         Sphinx's exit status.
     """
     site = Path(sys.argv[1] if len(sys.argv) > 1 else CHECKOUT / "build" / "site").resolve()
-    gathered = site.with_name(f"{site.name}-pages")
-    gather(gathered)
-    memory = site.with_name(f"{site.name}-doctrees")  # what Sphinx need not read again
-    options = ["-q", "-W", "--keep-going", "-c", HERE, "-d", memory, gathered, site]
-    status = build_main([str(option) for option in options])
+    with TemporaryDirectory() as work:
+        pages = Path(work) / "pages"
+        gather(pages)
+        places = ["-c", HERE, "-d", Path(work) / "doctrees", pages, site]
+        status = build_main(["-q", "-a", "-W", "--keep-going", *map(str, places)])
     if status == 0:
         print(f"Open {site / 'index.html'}")
     return status
 
 
 def gather(folder: Path) -> None:
-    """Everything that the site shows, at its place in the checkout; the folder is written anew."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Copy everything that the site shows to its place in the folder."""
     for pattern in PAGES:
         for path in CHECKOUT.glob(pattern):
             _copy(path, folder / path.relative_to(CHECKOUT))
@@ -75,9 +75,8 @@ def gather(folder: Path) -> None:
 
 
 def _copy(path: Path, to: Path) -> None:
-    """With its time of change: Sphinx reads a page again if it is newer."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(path, to)
+    shutil.copyfile(path, to)
 
 
 def api_pages() -> dict[str, str]:

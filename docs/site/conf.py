@@ -38,7 +38,7 @@ suppress_warnings = [
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # sliders need a kernel; their pictures stand in for them
 nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
-myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 mathjax_path = FORMULAS.name
 
@@ -58,6 +58,7 @@ html_static_path = ["style.css", str(FORMULAS)]
 html_css_files = ["style.css"]
 html_extra_path = [str(path) for path in AS_THEY_ARE]
 html_context = {"default_mode": "light"}  # as the figures are
+html_show_search_summary = False  # from a folder a page may not read another
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_persistent": [],  # the search stands in the sidebar
@@ -69,6 +70,7 @@ html_theme_options = {
 def setup(app: Sphinx) -> None:
     """Sphinx calls it once."""
     app.connect("doctree-read", keep_links)
+    app.connect("doctree-read", name_pictures)
     app.connect("autodoc-process-docstring", as_written, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", without_factories)
     app.connect("viewcode-follow-imported", not_followed)
@@ -86,6 +88,15 @@ def keep_links(app: Sphinx, page: nodes.document) -> None:
             link.replace_self(nodes.reference("", "", *link.children, refuri=up + path.name))
         elif path.exists():
             link.replace_self(link.children)
+
+
+def name_pictures(app: Sphinx, page: nodes.document) -> None:
+    """A picture that nobody has described bears the title of its section, not its file's name."""
+    for picture in page.findall(nodes.image):
+        place = picture.parent
+        while not isinstance(place, nodes.section | nodes.document):
+            place = place.parent
+        picture.setdefault("alt", f"Figure: {place.next_node(nodes.title).astext()}")
 
 
 def as_written(
@@ -109,11 +120,11 @@ def without_factories(
 
 
 def not_followed(app: Sphinx, module: str, name: str) -> str | None:
-    """The module itself for a name that it passes on: one module's source has one page to go back to.
+    """The module itself for a name that it passes on: a source has one page to go back to.
 
     A package passes on what its modules hold; there Sphinx follows the name.
     """
     passing = sys.modules[module]
-    value = getattr(passing, name.split(".")[0], None)
+    value = getattr(passing, name.partition(".")[0], None)
     elsewhere = getattr(value, "__module__", module) != module
     return module if elsewhere and not hasattr(passing, "__path__") else None
