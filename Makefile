@@ -6,12 +6,12 @@ RTL := $(BIN)/python -m rtl_utils.cli
 # a file's tests stay together, as they share what is costly; the longest files come first
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder \
   tests/test_notebooks.py tests/test_batch.py tests/test_batch_faults.py \
-  tests/test_notebook_changes.py tests
+  tests/test_notebook_changes.py tests/test_site.py tests
 
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"
 
-.PHONY: run batch app check test lab lint bench results recording explorer refresh clean here
+.PHONY: run batch app check test lab lint bench results recording explorer site refresh clean here
 
 run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
 	$(RTL) run $(if $(DATASET),--dataset '$(DATASET)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
@@ -58,8 +58,12 @@ recording: here          ## train the checkpoints anew that the sliders and the 
 explorer: here           ## write docs/explorer.html, the sliders as one file that needs nothing installed
 	$(BIN)/python -c 'from rtl_utils.widgets import explorer; explorer.write()'
 
+site: here               ## the course as pages: open build/site/index.html, no network needed
+	rm -rf build/site
+	$(BIN)/python docs/site/build.py
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build
 
 # an environment remembers where it was made: after a move it would not start, or run the old code
 here: $(READY)

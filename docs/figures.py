@@ -130,10 +130,10 @@ def _flips_of_pair(dataset: str, pair: str, rows: pd.DataFrame, axes: np.ndarray
     panels = _flip_panels(rows)
     everything = IMAGES_PER_CLASS[dataset]
     for ax, (name, part) in zip(axes, panels.items(), strict=False):
-        title = f"Flip rate, {name} ({pair}, {seed_count(part)})"
+        title = f"Flip rate, {name}\n({pair}, {seed_count(part)})"
         plotting.by_size(part, "flip_rate", ax, "flip rate", title, everything)
     last = list(panels.values())[-1]
-    title = f"Shortcut on every test image ({pair}, {seed_count(last)})"
+    title = f"Shortcut on every test image\n({pair}, {seed_count(last)})"
     ylabel = "predictions of the shortcut's class"
     plotting.by_size(last, "ball_share", axes[-1], ylabel, title, everything)
     plotting.chance(axes[-1], claims.CHANCE)

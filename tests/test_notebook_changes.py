@@ -10,6 +10,7 @@ from rtl_utils.folders import notebooks
 from rtl_utils.forks import ForkServer
 from rtl_utils.kernels import Limits
 
+SHORT = {"n_train": 10, "iterations": 1}  # of notebook 06
 ONE = Limits(cores=1)  # the other core has other tests
 
 
@@ -57,7 +58,7 @@ def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs, monkeypa
 def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tmp_path):
     values = smoke(name, out=runs) | UNUSUAL[change]
     if name == "06_task_distance":
-        values |= {"n_train": 10, "iterations": 1, "partitions": 1}
+        values |= SHORT
     if name == "04_tennis_ball_bias" and "ball_class" in values:
         values["n_train"] = [5]
     kept = set(headless.default_parameters(NOTEBOOKS[name]))
@@ -71,6 +72,8 @@ def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tm
 def test_notebook_runs_on_the_real_images(name, runs, forks, tmp_path, real_cifar100):
     values = {"dataset": "cifar100", "source": "carnivores", "target": "vehicles-1"}
     values = smoke(name, out=runs, **values)
+    if name == "06_task_distance":
+        values |= SHORT
     done = headless.execute(NOTEBOOKS[name], values, tmp_path, limits=ONE, forks=forks)
     assert "All checks passed." in printed(done)
     assert "CIFAR-100" in printed(done)

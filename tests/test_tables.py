@@ -5,6 +5,7 @@ import json
 import math
 import re
 import warnings
+from itertools import permutations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from small_rows import AROUND, shortcut_rows, values_of
 
-from rtl_utils import claims, folders, provenance, tables
+from rtl_utils import claims, folders, paper, provenance, tables
 from rtl_utils.distances import Matrix
 from rtl_utils.statistics import mean_interval
 from rtl_utils.store import FINAL
@@ -517,6 +518,17 @@ def test_a_run_of_two_sweeps_counts_once_and_the_pairs_come_as_in_the_paper(docs
     assert list(dict.fromkeys(accuracy.source)) == ["vehicles-1", "carnivores"]
     for _, part in accuracy.groupby("source"):
         assert sorted(part.method) == ["ft", "scratch", "ut"]
+
+
+def test_distances_at_the_papers_settings_are_shown_once_every_pair_has_them(docs, checkout):
+    page = docs("distance_page")
+    pairs = list(permutations(paper.GAO_TASKS, 2))
+    (checkout / "task-distances").mkdir(parents=True)
+    for there in (pairs[:-1], pairs):
+        rows = page_rows("cifar100", ("ft", "ut"), there, 0)
+        rows.to_csv(checkout / "task-distances" / "seed-0.csv", index=False)
+        shown = "task-distances" if there == pairs else "distances"
+        assert page.distance_sweeps() == (shown, "coupled-distances")
 
 
 @pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
