@@ -299,7 +299,7 @@ def path_stage(ax: Axes, x: float, y: float) -> None:
 
 def test_stage(ax: Axes, x: float, y: float) -> None:
     """An image without and with the ball, and two predictions."""
-    write(ax, x + 1.36, y + 0.85, "test: does the ball flip it?")
+    write(ax, x + 1.36, y + 0.85, "test: does the prediction flip?")
     for k, (planted, predicted) in enumerate(((False, "“7”"), (True, "“9”?"))):
         picture(ax, digit(7, ball=planted), x + 0.22 + k * 1.2, y + 0.13, 0.5)
         write(ax, x + 1.04 + k * 1.24, y + 0.38, predicted, size=12, weight="bold")
