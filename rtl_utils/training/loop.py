@@ -1,13 +1,12 @@
 """The one training loop, over one network or a population of them."""
 
-import copy
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from rtl_utils.paths import Path
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
+from rtl_utils.training._room import attempt
 from rtl_utils.training._workers import spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
@@ -51,12 +51,6 @@ class _Job(NamedTuple):
 
     rows: list[int]
     program: type[Program]
-
-    def halves(self) -> "list[_Job]":
-        """The same replicas as two jobs."""
-        middle = len(self.rows) // 2
-        parts = (self.rows[:middle], self.rows[middle:])
-        return [_Job(rows, self.program if len(rows) > 1 else Single) for rows in parts]
 
 
 def fit(
@@ -198,89 +192,30 @@ def _fit_here(
     done: OnDone,
     label: str | None,
 ) -> None:
-    """One job after the other in this process; one that has no room on the device as two."""
-    waiting = deque(jobs)
-    started = 0
-    while waiting:
-        job = waiting.popleft()
-        started += 1
-        group = [replicas[row] for row in job.rows]
-        name = label and _named(label, len(group), started, started + len(waiting))
-        whole = len(group) == 1 or on_epoch is not None
-        trained = _with_room(group, job.program, device, on_epoch, name, whole)
-        if trained is None:
-            halves = job.halves()
-            waiting.extendleft(reversed(halves))
-            started -= 1
-            sizes = " and ".join(str(len(half.rows)) for half in halves)
-            print(
-                f"{device} has no room for {len(group)} networks at once; they train as {sizes}",
-                file=sys.stderr,
-            )
-            continue
-        for row, history in zip(job.rows, trained, strict=True):
-            done(row, history)
-
-
-def _with_room(
-    group: Sequence[Replica],
-    program: type[Program],
-    device: str,
-    on_epoch: OnEpoch | None,
-    label: str | None,
-    whole: bool,
-) -> list[History] | None:
-    """Histories of the group, or None if the device has no room for it.
-
-    The replicas are then as they were before.
-
-    Args:
-        group: trained as one program.
-        program: that.
-        device: where.
-        on_epoch: as in `fit`.
-        label: of the progress bar.
-        whole: whether the group cannot be trained in parts, so that this is an error.
-
-    Raises:
-        torch.OutOfMemoryError: if it is.
-    """
-    before = [] if whole else [_Start.of(replica) for replica in group]
-    try:
-        with one_thread():
-            return _train(group, program, device, on_epoch, label)
-    except RuntimeError as error:
-        if device == "cpu" or not devices.is_out_of_memory(error):
-            raise
-        if whole:
-            networks = "one network" if len(group) == 1 else f"{len(group)} networks at once"
-            raise torch.OutOfMemoryError(
-                f"{device} has no room for {networks}: take a smaller width or batch_size, or "
-                'device = "cpu"'
-            ) from error
-    # only here nothing of the failed training is held any more, not even by its traceback
-    for replica, start in zip(group, before, strict=True):
-        start.restore(replica)
-    devices.release(device)
-    return None
-
-
-class _Start(NamedTuple):
-    """What a training changes of a replica, as it was before."""
-
-    state: dict[str, Tensor]
-    callback: Callback | None
-
-    @classmethod
-    def of(cls, replica: Replica) -> "_Start":
-        """Copies, which lie in the processor's memory."""
-        state = {name: value.cpu().clone() for name, value in replica.net.state_dict().items()}
-        return cls(state, copy.deepcopy(replica.callback))
-
-    def restore(self, replica: Replica) -> None:
-        """Put the replica back to where it was, off the device."""
-        replica.net.cpu().load_state_dict(self.state)
-        replica.callback = self.callback
+    """One job after the other in this process; one that the device has no room for in parts."""
+    for number, job in enumerate(jobs, start=1):
+        waiting = job.rows
+        at_once = len(waiting)
+        while waiting:
+            rows = waiting[:at_once]
+            group = [replicas[row] for row in rows]
+            program = job.program if len(rows) > 1 else Single
+            name = label and _named(label, len(group), number, len(jobs))
+            divisible = len(group) > 1 and on_epoch is None
+            train = partial(_train, group, program, device, on_epoch, name)
+            with one_thread():
+                trained = attempt(group, device, train, divisible)
+            if trained is None:
+                at_once = (len(group) + 1) // 2
+                print(
+                    f"{device} has no room for {len(group)} networks at once; they train in groups "
+                    f"of {at_once}",
+                    file=sys.stderr,
+                )
+                continue
+            for row, history in zip(rows, trained, strict=True):
+                done(row, history)
+            waiting = waiting[at_once:]
 
 
 def _fit_apart(replicas: Sequence[Replica], jobs: Sequence[_Job], done: OnDone, label: str) -> None:
