@@ -48,7 +48,7 @@ class PretendDevice:
     """A context in which this machine has GPUs.
 
     Args:
-        kind: "cuda", of which there are two, or "mps".
+        kind: "cuda", of which there are two, "mps", or "none" for a machine without.
         memory: bytes that each has; None for no limit.
 
     copies: from the host to a GPU, line of the package -> how many.
@@ -296,7 +296,9 @@ def canonical(device):
 
 def place():
     """The line of the package that is running, or of the test."""
-    frames = [frame for frame in traceback.extract_stack() if "pretend_device" not in frame.filename]
+    frames = [
+        frame for frame in traceback.extract_stack() if "pretend_device" not in frame.filename
+    ]
     inside = [frame for frame in frames if "rtl_utils" in frame.filename] or frames
     return f"{inside[-1].filename.rpartition('/')[2]}:{inside[-1].lineno}"
 
