@@ -51,7 +51,9 @@ def pytest_testnodedown(node, error):
 def pytest_terminal_summary(terminalreporter, config):
     count = len(config.stash[NOT_RUN])
     if count:
-        terminalreporter.write_line(f"not run: {count} tests marked gpu, as torch finds no GPU here")
+        terminalreporter.write_line(
+            f"not run: {count} tests marked gpu, as torch finds no GPU here"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

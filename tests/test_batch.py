@@ -114,6 +114,12 @@ def test_a_dry_run_says_what_would_be_done(tmp_path):
     [
         (["--launcher", "torque"], "--launcher must be one of local, slurm"),
         (["--cores-per-run", "999"], "--cores-per-run must be at most"),
+        (["--device", "tpu"], "device must be"),
+        (["--device", "cuda:64"], "device 'cuda:64' is not there"),
+        (
+            ["--device", "cuda:2", "--gpus-per-run", "2", "--launcher", "slurm"],
+            "device 'cuda:2' is not among the 2 of --gpus-per-run",
+        ),
         (["--gpus-per-run", "99"], "GPUs asked for: 99 for each of 1 runs at once; this"),
         (["--timeout", "soon"], "must be a time, positive, such as 90"),
         (["--limit", "0"], "must be a whole number, 1 or more; got '0'"),

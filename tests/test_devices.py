@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell
 from pretend_device import GPUS, NAME, MixedDevices, PretendDevice
 from small_course import NOTEBOOKS, printed, smoke
 
-from rtl_utils import devices, headless
+from rtl_utils import cli, devices, headless
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import Shortcut, plant
 from rtl_utils.distances import distance_matrix
@@ -69,6 +69,44 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are():
     says = "device 'cuda:7' is not there; this machine has cuda, cuda:0, cuda:1, cpu"
     with PretendDevice(), pytest.raises(ValueError, match=says):
         devices.resolve("cuda:7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "tpu"], "device must be"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not there"),
+        (["-p", "device", "0"], "device must be"),
+    ],
+)
+def test_a_wrong_device_of_rtl_run_is_one_sentence_before_any_kernel(
+    arguments, says, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert cli.main(["run", "--notebook", "01", "--out", str(out), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"rtl: {says}")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([], f'device: cuda ({NAME}), which "auto" takes'), (["--device", "cpu"], "device: cpu\n")],
+)
+def test_rtl_run_says_what_it_takes_and_tells_the_notebook(
+    arguments, says, tmp_path, capsys, monkeypatch
+):
+    asked = []
+
+    def execute(path, parameters, folder):
+        asked.append(parameters)
+        return headless.put(path.read_text(), folder / path.name)
+
+    monkeypatch.setattr(headless, "execute", execute)
+    with PretendDevice():
+        assert cli.main(["run", "--notebook", "01", "--out", str(tmp_path), *arguments]) == 0
+    assert capsys.readouterr().err.startswith(says)
+    assert asked == [{"device": "cpu"} if arguments else {}]
 
 
 # Arithmetic
