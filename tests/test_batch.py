@@ -32,7 +32,7 @@ def test_every_task_becomes_a_notebook_and_its_rows(finished_batch, batch_rows):
     assert sorted(executed(out)) == [0, 1, 2, 3]
     assert_complete(batch_rows, range(4))
     for path in executed(out).values():
-        assert printed(path).split()[0] == "1"  # the cores of a task
+        assert printed(path).splitlines()[-1].split()[0] == "1"  # the cores of a task
 
 
 def test_a_finished_batch_is_skipped_and_its_runs_are_listed(finished_batch):

@@ -21,6 +21,7 @@ from rtl_utils.lengths import Trace
 from rtl_utils.methods import METHODS, Knowledge, Setup, plan, pretrain, train, transfer
 from rtl_utils.models import build
 from rtl_utils.paths import Path
+from rtl_utils.probing import as_function, lime_weights, partial_dependence_effect, shortcut_test
 from rtl_utils.schedules import CONSTANT, Grid
 from rtl_utils.store import Store
 from rtl_utils.training import Replica, Sgd, TrainingDiverged, fit
@@ -371,6 +372,37 @@ def test_distances_train_on_the_device(tmp_path):
     with PretendDevice():
         distance_matrix(names, "fine-tuning", [0], **asked)
     assert set(run([replace(TINY, **fields)], store).device) == {"cuda"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fixed", "lp-ft", "wise-ft", "ct", "ct-iterated"])
+def test_a_backbone_that_lies_on_the_gpu_is_transferred_there(method, pictures):
+    source, target = pictures("source", 1), pictures("target", 2)
+    sgd = Sgd(epochs=2, batch_size=10)
+    setup = Setup(sgd, (0.0, 1.0), WIDTH, Coupled(iterations=2, block=10, partitions=2))
+
+    def history(device):
+        backbone, _ = pretrain(source, seed=0, sgd=sgd, width=WIDTH, device=device)
+        return transfer(method, backbone, source, target, seed=0, setup=setup, device=device)[1]
+
+    with PretendDevice():
+        found = history("cuda")
+    assert found == history("cpu")
+
+
+def test_a_network_on_a_gpu_is_probed_with_tasks_of_the_host(pictures, table):
+    task, other = pictures("target", 1), pictures("target", 2)
+    features = table()
+    measured = []
+    for device in ("cpu", "cuda"):
+        with PretendDevice():
+            net = build(task, WIDTH, 0).to(device)
+            measured.append([shortcut_test(net, task, other, 2)])
+            net = build(features, "plain", 0).to(device)
+            measured[-1] += [values.tolist() for values in lime_weights(net, features, [0, 1], 0)]
+            measured[-1] += partial_dependence_effect(net, features, 5, 4).tolist()
+            measured[-1] += as_function(net)(features.x_val.numpy()).tolist()
+    assert measured[0] == measured[1]
 
 
 def test_a_network_stays_on_its_device(pictures):

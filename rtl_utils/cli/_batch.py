@@ -60,6 +60,11 @@ def _add_where(where: Any) -> None:
         metavar="N",
         help="runs at once (default: as many as the machine has cores; one job in a queue)",
     )
+    _add_share(where)
+
+
+def _add_share(where: Any) -> None:
+    """What a run has of the machine."""
     where.add_argument(
         "--cores-per-run", type=_whole(1), default=1, metavar="N", help="for training (default: 1)"
     )
