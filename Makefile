@@ -1,19 +1,25 @@
 # `make run` executes the course, `make test` tests it. Every target sets up `.venv` first, once.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+# PyTorch's build: empty for the one that pip takes, or cu126, cu130, ... as pytorch.org lists them
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl
+READY := .venv/.ready$(addprefix -,$(TORCH))
 RTL := $(BIN)/python -m rtl_utils.cli
 # a file's tests stay together, as they share what is costly; the longest files come first
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder \
   tests/test_notebooks.py tests/test_batch.py tests/test_batch_faults.py \
   tests/test_notebook_changes.py tests/test_site.py tests
 
+pinned = $(1)==$(shell sed -n 's/^$(1)==//p' constraints.txt)+$(TORCH)
+CUDA = --extra-index-url $(TORCH_INDEX)/$(TORCH) $(call pinned,torch) $(call pinned,torchvision)
+
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"
 
 .PHONY: run batch app check test lab lint bench results recording explorer site refresh clean here
 
-run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook
+run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook; on a GPU TORCH=cu126
 	$(RTL) run $(if $(DATASET),--dataset '$(DATASET)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
 batch: here              ## SWEEP=table3, a name in sweeps/ or a YAML file; OPTIONS="--limit 10" for more
@@ -74,6 +80,6 @@ here: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; call make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH),$(CUDA),torch)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@

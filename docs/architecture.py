@@ -11,7 +11,7 @@ PACKAGE = HERE.parent / "rtl_utils"
 
 # From the ground up: a module imports only from those before it.
 ORDER = (
-    ("messages", "folders", "progress", "randomness", "provenance", "_launch"),
+    ("messages", "folders", "progress", "randomness", "devices", "provenance", "_launch"),
     ("sheets", "data", "launchers", "_fork"),
     ("models", "couplings", "schedules", "forks"),
     ("paths", "kernels"),
@@ -34,7 +34,7 @@ ORDER = (
 )
 GROUPS = {
     "tasks and paths": ("data", "models", "couplings", "schedules", "paths"),
-    "training": ("lengths", "training", "coupled", "heads", "methods", "probing"),
+    "training": ("devices", "lengths", "training", "coupled", "heads", "methods", "probing"),
     "runs that last": ("provenance", "runs", "store", "migration", "experiments"),
     "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
     "use": ("settings", "widgets", "app", "headless", "report", "cli"),

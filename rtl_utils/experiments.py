@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from rtl_utils import methods, probing
+from rtl_utils import devices, methods, probing
 from rtl_utils.data import DATASETS, Shortcut, Task, plant, soft_labels
 from rtl_utils.methods import Plan
 from rtl_utils.migration import migrate
@@ -49,13 +49,15 @@ def run(
     Args:
         runs: what is wanted, in the order in which their rows come back.
         store: where trained runs are looked for and kept.
-        device: where the others are trained.
+        device: where the others are trained, as `devices.resolve` takes it. No key depends on it;
+            the rows say what it was.
         keep_diverged: whether the rows of runs that diverged are wanted too, as far as they got.
 
     Raises:
         ValueError: before any training, for a run that cannot be; after it, if a run diverged.
         StoreError: if a run is missing and the store cannot take it.
     """
+    device = devices.resolve(device)
     wanted = list(dict.fromkeys(runs))
     for r in wanted:
         check_fields(r)

@@ -146,7 +146,44 @@ def read(path: str | Path) -> Sweep:
     return Sweep(path.stem, _line(title, where, "title"), path, tasks, _note(content, where))
 
 
-def check(tasks: Sequence[Task], on_checked: Callable[[], object] | None = None) -> None:
+def placed(sweep: Sweep, device: str | None, auto: str) -> Sweep:
+    """The sweep with a device named in every task whose notebook has one; no key changes.
+
+    Args:
+        sweep: to be executed.
+        device: of all tasks; None for what the sweep or else the notebook says.
+        auto: what "auto" stands for.
+
+    Raises:
+        ValueError: for a device beside another one that the sweep sets, or for a notebook without
+            a parameter of that name.
+    """
+    notebooks = {task.notebook for task in sweep.tasks}
+    defaults = {path: headless.default_parameters(path) for path in notebooks}
+    tasks = []
+    for task in sweep.tasks:
+        given = defaults[task.notebook] | task.parameters
+        if device is not None and "device" not in given:
+            raise ValueError(f"{task.notebook.stem} has no parameter device; leave out --device")
+        if device is not None and task.parameters.get("device", device) != device:
+            raise ValueError(
+                f"{_shown_path(sweep.path)} sets device {shown(task.parameters['device'])} and "
+                f"--device {shown(device)}; set it in one place"
+            )
+        if "device" in given:
+            wanted = device or given["device"]
+            named = {"device": auto if wanted == "auto" else wanted}
+            task = replace(task, parameters=task.parameters | named)
+        tasks.append(task)
+    return sweep._replace(tasks=tasks)
+
+
+def check(
+    tasks: Sequence[Task],
+    on_checked: Callable[[], object] | None = None,
+    *,
+    here: bool = True,
+) -> None:
     """Validate every task's parameters as its notebook would, before any kernel starts.
 
     Of a notebook that does not call `rtl_utils.settings.check`, a user's own, the names are
@@ -155,6 +192,7 @@ def check(tasks: Sequence[Task], on_checked: Callable[[], object] | None = None)
     Args:
         tasks: of a sweep.
         on_checked: called after each task.
+        here: whether this machine executes them; see `settings.validate`.
 
     Raises:
         ValueError: in one sentence, for the first task that its notebook would refuse.
@@ -170,7 +208,7 @@ def check(tasks: Sequence[Task], on_checked: Callable[[], object] | None = None)
         if asked is not None:
             given = defaults[task.notebook] | task.parameters
             try:
-                validate(given, **asked, tried=tried)
+                validate(given, **asked, here=here, tried=tried)
             except ValueError as error:
                 raise ValueError(cut(f"task {task.name}: {error}")) from error
         if on_checked is not None:

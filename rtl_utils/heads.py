@@ -43,7 +43,7 @@ def converge_head(net: Net, task: Task) -> History:
         history = History(tau=[1.0], weight_length=[moved])
         for split, x in features.items():
             y = getattr(task, f"y_{split}").cpu()
-            output = net.head(x.to(net.head.weight)).cpu()
+            output = net.head(_like(net.head.weight, x)).cpu()
             loss = example_loss(output, soft_labels(task, y, output.dtype)).mean()
             right = (output.argmax(1) == y).float().mean() if not task.is_regression else torch.nan
             getattr(history, f"{split}_loss").append(float(loss))
@@ -53,7 +53,12 @@ def converge_head(net: Net, task: Task) -> History:
 
 
 def _features(net: Net, task: Task, split: str) -> Tensor:
-    return predict_features(net, getattr(task, f"x_{split}")).double().cpu()
+    return predict_features(net, getattr(task, f"x_{split}")).cpu().double()
+
+
+def _like(parameter: Tensor, values: Tensor) -> Tensor:
+    """Values of a parameter's type on its device, which may have no float64."""
+    return values.to(parameter.dtype).to(parameter.device)
 
 
 def _fitted(features: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +94,7 @@ def _replace(net: Net, weight: np.ndarray, bias: np.ndarray) -> float:
     """Put the head in place. Returns the 2-norm of its change."""
     moved = 0.0
     for p, value in ((net.head.weight, weight), (net.head.bias, bias)):
-        new = torch.from_numpy(value).to(p)
+        new = _like(p, torch.from_numpy(value))
         moved += float((new - p).square().sum())
         p.copy_(new)
     net.eval()

@@ -7,7 +7,7 @@ ds^2 = E_x sum_k p_k (d log p_k)^2, which `PathLength` adds up.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from rtl_utils.data import as_float
+from rtl_utils import devices
+from rtl_utils.data import Task, as_float
 from rtl_utils.models import Net, folded, predict
 from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
@@ -52,7 +53,7 @@ class PairLength:
         target: (p,) indices of target examples.
         partitions: M.
         seed: of the weights of a blend that draws them.
-        total: (p,) sums of sqrt(KL) over the partitions so far.
+        total: (p,) sums of sqrt(KL) over the partitions so far, on the device of the training.
 
     Raises:
         ValueError: when training begins, for a regression, more partitions than epochs, or fewer
@@ -77,7 +78,9 @@ class PairLength:
         ends = [(m + 1) * epochs // self.partitions for m in range(self.partitions)]
         if done == 0:
             _check_classes(path)
-            self.total = torch.zeros(len(self.target), dtype=net.head.weight.dtype)
+            weight = net.head.weight
+            home = devices.of_float64(weight.device)
+            self.total = torch.zeros(len(self.target), dtype=weight.dtype, device=home)
             self._before = folded(net)
             self._log_p = None
         elif done - 1 in (0, *ends):  # the epoch just done is the first of its partition
@@ -93,45 +96,50 @@ class PairLength:
 
     @property
     def mean(self) -> np.ndarray:
-        """(p,) means of sqrt(KL) over the partitions, the unit above, in sqrt(nats)."""
-        return np.asarray((self._measured / self.partitions).numpy())
+        """(p,) means of sqrt(KL) over the partitions, the unit above, in sqrt(nats).
 
-    @property
-    def _measured(self) -> Tensor:
+        To read it waits for the device.
+        """
         if self.total is None:
             raise ValueError("this length has not been measured: its training has not begun")
-        return self.total
+        return np.asarray((self.total / self.partitions).cpu().numpy())
 
     def _add(self, path: Path, after: Net) -> Tensor:
         """Add one partition to the total. Returns the (p, k) log-probabilities after it."""
-        if self._before is None or self._tau is None:
+        if self._before is None or self._tau is None or self.total is None:
             raise ValueError("a partition ends that has not begun")
-        rng = generator(self.seed, "length")
-        weight = None if self.source is None else path.weights(self._tau, rng, len(self.target))
         logs = []
-        parts = (len(self.target) + _AT_ONCE - 1) // _AT_ONCE  # rounded up
-        for rows in np.array_split(np.arange(len(self.target)), parts):
-            x = self._inputs(path, rows, weight, after.head.weight.dtype)
-            # in float64: in float32 the rounding of the logarithms alone would be a length of 1e-4
+        lengths = []
+        at = 0
+        for x in self._inputs(path, self._tau, after.head.weight.dtype):
             if self._log_p is None:
-                log_p = predict(self._before, x).double().log_softmax(-1)
+                log_p = _log_probabilities(self._before, x)
             else:
-                log_p = self._log_p[rows]
-            logs.append(predict(after, x).double().log_softmax(-1))
-            moved = divergence(log_p, logs[-1]).sqrt()
-            self._measured[rows] += moved.to("cpu", self._measured.dtype)
+                log_p = self._log_p[at : at + len(x)]
+            logs.append(_log_probabilities(after, x))
+            lengths.append(divergence(log_p, logs[-1]).sqrt())
+            at += len(x)
+        self.total += torch.cat(lengths).to(self.total.dtype)
         return torch.cat(logs)
 
-    def _inputs(
-        self, path: Path, rows: np.ndarray, weight: np.ndarray | None, dtype: torch.dtype
-    ) -> Tensor:
-        """(n, ...) blends of the pairs in these rows."""
-        x = as_float(path.target.x_train[self.target[rows]], dtype)
-        if weight is None or self.source is None or path.source is None:
-            return x
-        w = torch.as_tensor(weight[rows], dtype=dtype, device=x.device)
-        w = w.reshape(-1, *[1] * (x.ndim - 1))
-        return (1 - w) * as_float(path.source.x_train[self.source[rows]], dtype) + w * x
+    def _inputs(self, path: Path, tau: float, dtype: torch.dtype) -> Iterator[Tensor]:
+        """(n, ...) blends of the pairs at tau, `_AT_ONCE` or fewer at a time.
+
+        Indices and weights of all pairs go to the device at once.
+        """
+        parts = (len(self.target) + _AT_ONCE - 1) // _AT_ONCE  # rounded up
+        targets = _rows(path.target, self.target).tensor_split(parts)
+        if self.source is None or path.source is None:
+            for target in targets:
+                yield as_float(path.target.x_train[target], dtype)
+            return
+        weight = path.weights(tau, generator(self.seed, "length"), len(self.target))
+        w = torch.from_numpy(weight).to(dtype).to(path.target.x_train.device)
+        w = w.reshape(-1, *[1] * (path.target.x_train.ndim - 1))
+        sources = _rows(path.source, self.source).tensor_split(parts)
+        for source, target, share in zip(sources, targets, w.tensor_split(parts), strict=True):
+            x = as_float(path.target.x_train[target], dtype)
+            yield (1 - share) * as_float(path.source.x_train[source], dtype) + share * x
 
 
 @dataclass
@@ -146,7 +154,6 @@ class PathLength:
 
     Args:
         target: (p,) indices of target examples, some `PATH_EXAMPLES`.
-        total: the length up to the last epoch done, in sqrt(nats); NaN before training.
 
     Raises:
         ValueError: when training begins, for a regression.
@@ -155,7 +162,6 @@ class PathLength:
     """
 
     target: np.ndarray
-    total: float = math.nan
     _x: Tensor | None = field(default=None, repr=False)
     _log_p: Tensor | None = field(default=None, repr=False)  # after the last step
     _sum: Tensor | None = field(default=None, repr=False)
@@ -164,32 +170,32 @@ class PathLength:
         """Begin at these weights, or read the length so far."""
         if done == 0:
             _check_classes(path)
-            x = as_float(path.target.x_train[self.target], net.head.weight.dtype)
+            rows = _rows(path.target, self.target)
+            x = as_float(path.target.x_train[rows], net.head.weight.dtype)
             # the format in which `predict` would put it at every step
             self._x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-            self._log_p = self._log_probabilities(net, self._x)
+            self._log_p = _log_probabilities(net, self._x)
             self._sum = torch.zeros((), dtype=torch.float64, device=self._log_p.device)
-        if self._sum is None:
+        if self._x is None:
             raise ValueError("an epoch ends that has not begun: call with done = 0 first")
-        self.total = float(self._sum)  # once per epoch, as it waits for the device
         if done == epochs:  # what comes back from another process should be small
-            self._x = self._log_p = self._sum = None
+            self._x = self._log_p = None
+
+    @property
+    def total(self) -> float:
+        """The length so far, in sqrt(nats); NaN before training. To read it waits for the device.
+
+        It is the whole length once the training is done.
+        """
+        return math.nan if self._sum is None else float(self._sum)
 
     def after_step(self, net: Net) -> None:
         """Add one step of SGD."""
         if self._x is None or self._log_p is None or self._sum is None:
             raise ValueError("a step was taken outside a training: call with done = 0 first")
-        log_p = self._log_probabilities(net, self._x)
+        log_p = _log_probabilities(net, self._x)
         self._sum += (2 * divergence(self._log_p, log_p).mean()).sqrt()
         self._log_p = log_p
-
-    @staticmethod
-    def _log_probabilities(net: Net, x: Tensor) -> Tensor:
-        """(p, k), in float64: the rounding of steps that are small must not add up."""
-        was = net.training
-        outputs = predict(net, x)
-        net.train(was)
-        return outputs.double().log_softmax(-1)
 
 
 @dataclass
@@ -265,3 +271,20 @@ def _check_classes(path: Path) -> None:
             "information lengths are of class probabilities; "
             f"task {path.target.name!r} is a regression"
         )
+
+
+def _rows(task: Task, rows: np.ndarray) -> Tensor:
+    """Indices of examples, on the device of the task."""
+    return torch.from_numpy(np.ascontiguousarray(rows)).to(task.x_train.device)
+
+
+def _log_probabilities(net: Net, x: Tensor) -> Tensor:
+    """(n, k) in evaluation mode, in float64, on the CPU where the device has none.
+
+    In float32 the rounding of the logarithms alone would be a length of 1e-4, and that of steps
+    that are small would add up.
+    """
+    was = net.training
+    outputs = predict(net, x)
+    net.train(was)
+    return outputs.to(devices.of_float64(outputs.device)).double().log_softmax(-1)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rtl_utils import devices
 from rtl_utils.coupled import Coupled, Iteration, Stages, iterated, transported
 from rtl_utils.data import Task, hold_out
 from rtl_utils.heads import converge_head
@@ -469,6 +470,7 @@ def transfer(
     device: str = "cpu",
 ) -> tuple[Net, History]:
     """Network and history of one transfer; arguments and errors are those of `plan` and `fit`."""
+    device = devices.resolve(device)
     planned = plan(method, backbone, source, target, seed=seed, setup=setup)
     (history,) = train([planned], device=device, label=method)
     return planned.net.to(device), history

@@ -11,8 +11,8 @@ from threading import Lock
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.optim.swa_utils import update_bn
 
 from rtl_utils.data import Task, as_float
 
@@ -78,7 +78,7 @@ class Net(nn.Module):
         super().train(mode)
         if self.frozen_statistics:
             for module in self.body.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if isinstance(module, _BatchNorm):
                     module.eval()
         return self
 
@@ -272,6 +272,7 @@ def predict_features(net: Net, x: Tensor, size: int = 250) -> Tensor:
     return torch.cat([net.features(_inputs(net, part)) for part in x.split(size)])
 
 
+@torch.no_grad()
 def estimate_statistics(net: Net, x: Tensor, size: int = 250) -> None:
     """Estimate BatchNorm's running statistics anew, as averages over these inputs.
 
@@ -285,7 +286,18 @@ def estimate_statistics(net: Net, x: Tensor, size: int = 250) -> None:
 
     Source: Izmailov et al. (2018), section 3.2.
     """
-    update_bn([_inputs(net, part) for part in x.split(size)], net)
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+    net.train()
+    for k, part in enumerate(x.split(size) if norms else ()):
+        for norm in norms:
+            # the mean of k + 1 mini-batches; a momentum of None is the same, but waits for a GPU
+            norm.momentum = 1 / (k + 1)
+        net(_inputs(net, part))
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
     net.eval()
 
 

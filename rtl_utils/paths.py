@@ -139,14 +139,14 @@ class Path:
                 "its labels differ"
             )
 
-    def to(self, device: str) -> "Path":
-        """The same path with its tasks on the device."""
+    def with_tasks(self, change: Callable[[Task], Task]) -> "Path":
+        """The same path over other copies of its tasks, such as those on a device."""
         return replace(
             self,
-            target=self.target.to(device),
-            source=self.source and self.source.to(device),
-            other_source=self.other_source and self.other_source.to(device),
-            held_out=self.held_out and self.held_out.to(device),
+            target=change(self.target),
+            source=self.source and change(self.source),
+            other_source=self.other_source and change(self.other_source),
+            held_out=self.held_out and change(self.held_out),
         )
 
     def __len__(self) -> int:
@@ -200,8 +200,9 @@ class Path:
             return x, y
         x_source, y_source = _examples(self.source, draw.source[rows], dtype)
         if self.other_source is not None and draw.other is not None:
-            other = draw.other[rows]
-            x_source[other] = as_float(self.other_source.x_train[draw.source[rows][other]], dtype)
+            other = draw.other[rows].reshape(-1, *[1] * (x.ndim - 1))
+            x_other = as_float(self.other_source.x_train[draw.source[rows]], dtype)
+            x_source = torch.where(other, x_other, x_source)  # to pick rows would wait for a GPU
         weight = draw.weight[rows].to(dtype)
         kept = (1 - weight[:, None]) ** self.fade
         weight = weight.reshape(-1, *[1] * (x.ndim - 1))

@@ -69,8 +69,8 @@ def shortcut_test(net: Net, clean: Task, planted: Task, label: int) -> dict[str,
 
     Source: Salman et al. (2022): the trigger on 0 % and on 100 % of the images.
     """
-    without, with_shortcut = predict(net, clean.x_val), predict(net, planted.x_val)
-    y = clean.y_val
+    without, with_shortcut = (predict(net, task.x_val).cpu() for task in (clean, planted))
+    y = clean.y_val.cpu()
     return {
         "clean_accuracy": float((without.argmax(1) == y).float().mean()),
         "ball_accuracy": float((with_shortcut.argmax(1) == y).float().mean()),
@@ -85,7 +85,7 @@ def as_function(net: Net) -> Callable[[np.ndarray], np.ndarray]:
 
     def call(x: np.ndarray) -> np.ndarray:
         inputs = torch.as_tensor(x, dtype=torch.float32)
-        return np.asarray(predict(net, inputs, size=1_000)[:, 0].numpy())
+        return np.asarray(predict(net, inputs, size=1_000)[:, 0].cpu().numpy())
 
     return call
 
@@ -186,7 +186,7 @@ def partial_dependence_effect(
         values = task.x_train[:, feature].quantile(quantiles)
         repeated = x.repeat(grid, 1)
         repeated[:, feature] = values.repeat_interleave(len(x))
-        outputs = predict(net, repeated, size=1_000)[:, 0].reshape(grid, len(x))
+        outputs = predict(net, repeated, size=1_000)[:, 0].cpu().reshape(grid, len(x))
         effects.append(float(outputs.mean(1).std()))
     return np.array(effects)
 
@@ -200,7 +200,7 @@ def _explain(net: Net, x: Tensor, scale: Tensor, z: Tensor) -> tuple[np.ndarray,
     z[:, 0] = 0  # the point itself
     weight = torch.exp(-z.square().sum(2, keepdim=True) / (2 * 0.75**2 * d))  # (n, m, 1)
     inputs = (x[:, None] + scale * z).float().flatten(0, 1)
-    y = predict(net, inputs, size=1_000).double().reshape(n, samples, 1)
+    y = predict(net, inputs, size=1_000).cpu().double().reshape(n, samples, 1)
     z, y = _centred(z, weight), _centred(y, weight)  # so the intercept is not penalised
     weighted = (weight * z).transpose(1, 2)
     penalised = weighted @ z + torch.eye(d, dtype=z.dtype)

@@ -37,14 +37,14 @@ def provenance(device: str, threads: int, seconds: float) -> Record:
     """The record that is stored beside a run's rows.
 
     Args:
-        device: where the training ran, such as "cpu" or "cuda".
+        device: where the training ran, such as "cpu" or "cuda:1".
         threads: processor threads of the training.
         seconds: wall time of the training; of a stack, an equal share of the stack's.
 
     Returns:
         One value for each name of FIELDS: `commit` and `clean` (no uncommitted change) are None
-        outside a git checkout; `processor` names the GPU where the device is one; `date` is UTC to
-        the second.
+        outside a git checkout; `device` is its kind, such as "cuda", as GPUs of one name are alike;
+        `processor` names the GPU where the device is one; `date` is UTC to the second.
     """
     commit, clean = revision()
     return {
@@ -53,7 +53,7 @@ def provenance(device: str, threads: int, seconds: float) -> Record:
         "package": __version__,
         "python": platform.python_version(),
         "torch": version("torch"),
-        "device": device,
+        "device": device.partition(":")[0],
         "processor": processor(device),
         "threads": threads,
         "date": now(),
@@ -141,10 +141,10 @@ def revision() -> tuple[str | None, bool | None]:
 @cache
 def processor(device: str) -> str:
     """Name of the processor, or of the GPU, that a device stands for."""
-    if device.startswith("cuda"):
-        import torch
+    if device != "cpu":
+        from rtl_utils import devices  # torch takes a second
 
-        return torch.cuda.get_device_name(device)
+        return devices.card(device) or device
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from rtl_utils import experiments
+from rtl_utils import devices, experiments
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import DATASETS, DataSet, Shortcut, check_task, image_datasets, load
 from rtl_utils.folders import root
@@ -23,7 +23,7 @@ from rtl_utils.paths import Path
 from rtl_utils.runs import Run, class_names
 from rtl_utils.schedules import CONSTANT, check_taus
 from rtl_utils.store import Store
-from rtl_utils.training import Replica, Sgd, check_device, epochs_of
+from rtl_utils.training import Replica, Sgd, epochs_of
 
 _MOST_CHANNELS = 1_024
 _MOST_PAIRS = 100
@@ -156,6 +156,13 @@ def _methods(value: Any) -> tuple[str, ...]:
     if not all(type(name) is str and name in METHODS for name in names):
         raise _Refused
     return tuple(dict.fromkeys(names))
+
+
+def _device(value: Any) -> str:
+    try:
+        return devices.check_name(value)
+    except ValueError:
+        raise _Refused from None
 
 
 def _class(value: Any) -> str:
@@ -292,9 +299,9 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter(
             "device",
-            "where networks are trained",
-            'the name of a device, such as "cpu" or "cuda"',
-            _text,
+            'where networks are trained; "auto": on the GPU if there is one',
+            devices.RULE,
+            _device,
             needed=True,
         ),
         Parameter("out", "folder of the results", "the name of a folder", _text, needed=True),
@@ -315,7 +322,7 @@ class Settings:
         taus: the grid of tau.
         width: of the network.
         n_train: examples per class, one or more sizes; None is all.
-        device: of all trainings.
+        device: of all trainings, what "auto" takes in its place.
         ball_class: source class that carries the shortcut; None for the last one.
         points: explained points.
         methods: rows of the table of methods.
@@ -487,6 +494,8 @@ def check(
 ) -> Settings:
     """The settings of a notebook, with the store that its environment names.
 
+    Prints one line that says which device is taken.
+
     Everything is checked by the code that will use it, on the real data, so that what is accepted
     here runs to the end.
 
@@ -505,6 +514,7 @@ def check(
     except ValueError as error:
         raise ValueError(cut(str(error))) from error
     settings = validate(given, datasets, several_sizes=several_sizes)
+    print(devices.said(given["device"]))
     out = PARAMETERS["out"].value(given)
     # last, so that a refused notebook leaves no folder behind
     return replace(settings, store=_store(root() / out))
@@ -515,6 +525,7 @@ def validate(
     datasets: Sequence[str] | None = None,
     *,
     several_sizes: bool = False,
+    here: bool = True,
     tried: Tried | None = None,
 ) -> Settings:
     """The settings that some parameters make, without a store; nothing is written.
@@ -523,6 +534,8 @@ def validate(
         given: name -> value of every parameter that a notebook sets.
         datasets: as in `check`.
         several_sizes: as in `check`.
+        here: whether this machine trains, so that it must have the device; else another one does,
+            and the device is left as it is asked for.
         tried: what earlier calls found, so that thousands of sets take seconds.
 
     Raises:
@@ -531,6 +544,8 @@ def validate(
     try:
         _check_known(given)
         settings = _settings(given, datasets or image_datasets(), several_sizes)
+        if here:
+            settings = replace(settings, device=devices.resolve(settings.device))
         _try_out(settings, Tried() if tried is None else tried)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(cut(str(error))) from error
@@ -719,7 +734,6 @@ def _try_out(settings: Settings, tried: Tried) -> None:
         source_sgd=_at_any_rate(settings.source_sgd),
     )
     if key not in tried.passed:
-        check_device(settings.device)
         _try_epochs(settings)
         _try_pairs(settings, tried)
         _try_sizes(settings, tried)

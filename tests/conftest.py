@@ -22,6 +22,40 @@ settings.register_profile("course", deadline=None, max_examples=25)
 settings.load_profile("course")
 
 
+NOT_RUN = pytest.StashKey[set[str]]()  # names of tests that need a GPU, where there is none
+
+
+def pytest_configure(config):
+    config.stash[NOT_RUN] = set()
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k, which may not want them anyway
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that need a GPU where there is none: a test that is not there passes."""
+    if torch.cuda.is_available():
+        return
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if item not in needing]
+    config.hook.pytest_deselected(items=needing)
+    config.stash[NOT_RUN] = {item.nodeid for item in needing}
+    if hasattr(config, "workeroutput"):  # a worker of pytest-xdist, whose summary nobody reads
+        config.workeroutput["not_run"] = sorted(config.stash[NOT_RUN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """What a worker left out, as all of them do."""
+    node.config.stash[NOT_RUN] |= set(getattr(node, "workeroutput", {}).get("not_run", ()))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    count = len(config.stash[NOT_RUN])
+    if count:
+        terminalreporter.write_line(
+            f"not run: {count} tests marked gpu, as torch finds no GPU here"
+        )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Small nets are fastest on one thread, and other jobs share the cores."""

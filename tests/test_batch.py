@@ -32,7 +32,7 @@ def test_every_task_becomes_a_notebook_and_its_rows(finished_batch, batch_rows):
     assert sorted(executed(out)) == [0, 1, 2, 3]
     assert_complete(batch_rows, range(4))
     for path in executed(out).values():
-        assert printed(path).split()[0] == "1"  # the cores of a task
+        assert printed(path).splitlines()[-1].split()[0] == "1"  # the cores of a task
 
 
 def test_a_finished_batch_is_skipped_and_its_runs_are_listed(finished_batch):
@@ -114,6 +114,12 @@ def test_a_dry_run_says_what_would_be_done(tmp_path):
     [
         (["--launcher", "torque"], "--launcher must be one of local, slurm"),
         (["--cores-per-run", "999"], "--cores-per-run must be at most"),
+        (["--device", "tpu"], "device must be"),
+        (["--device", "cuda:64"], "device 'cuda:64' is not there"),
+        (
+            ["--device", "cuda:2", "--gpus-per-run", "2", "--launcher", "slurm"],
+            "device 'cuda:2' is not among the 2 of --gpus-per-run",
+        ),
         (["--gpus-per-run", "99"], "GPUs asked for: 99 for each of 1 runs at once; this"),
         (["--timeout", "soon"], "must be a time, positive, such as 90"),
         (["--limit", "0"], "must be a whole number, 1 or more; got '0'"),

@@ -160,7 +160,7 @@ def test_a_backbone_that_tasks_share_is_trained_once_and_each_sees_gpus_of_its_o
     out = tmp_path / "store"
     done = rtl("batch", sweep, "--out", out, "--gpus-per-run", "2", environment=four)
     assert done.returncode == 0, done.stderr
-    seen = {printed(path).split()[1] for path in (out / "batch" / "small").glob("*.ipynb")}
+    seen = {printed(path).split()[-1] for path in (out / "batch" / "small").glob("*.ipynb")}
     assert seen == {"3,5", "6,7"}
     rows = rows_of(tmp_path / "store").drop_duplicates("run")
     assert rows.method.value_counts().to_dict() == {"scratch": 2, "ft": 2, "backbone": 1}

@@ -276,6 +276,8 @@ def test_rtl_whose_reader_is_gone_ends_quietly(course, tmp_path):
         ),
         (("run", "-p", "dataset", '["digits"]'), "dataset must be one of digits, cifar100"),
         (("run", "--dataset", "digits", "-p", "dataset", "cifar100"), "are not the same"),
+        (("run", "--device", "cpu", "-p", "device", "cuda"), "--device cpu and -p device 'cuda'"),
+        (("run", "--device", "cpu"), "'device' is not a parameter of 01_synthetic"),
         (("run", "-p", "n", "1", "-p", "n", "2"), "-p 'n' is given twice"),
         (("run", "-p", "n", "1e400"), "-p 'n': numbers must be finite"),
         (("run", "-p", "n", "NaN"), "-p 'n': numbers must be finite"),

@@ -347,6 +347,46 @@ def test_own_notebook_is_validated_by_its_names_alone_unless_it_calls_check(writ
         grid.check(grid.read(write(text)).tasks)
 
 
+@pytest.mark.parametrize(
+    ("sets", "device", "auto", "found"),
+    [
+        ("", None, "cpu", "cpu"),  # the notebook says "auto"
+        ("", None, "auto", "auto"),  # for a worker that sees for itself
+        ("", "cuda:1", "cpu", "cuda:1"),
+        ("", "auto", "cuda", "cuda"),
+        ("device: cuda", None, "cpu", "cuda"),
+        ("device: cuda", "cuda", "cpu", "cuda"),
+        ("device: auto", None, "cuda", "cuda"),
+    ],
+)
+def test_every_task_gets_its_device_and_keeps_its_key(write, sets, device, auto, found):
+    sweep = grid.read(write(f"notebook: '05'\nparameters: {{{sets}}}\ngrid: {{seeds: [0, 1]}}"))
+    placed = grid.placed(sweep, device, auto)
+    assert [task.parameters["device"] for task in placed.tasks] == [found] * 2
+    assert [(t.key, t.name) for t in placed.tasks] == [(t.key, t.name) for t in sweep.tasks]
+
+
+def test_two_devices_of_a_sweep_or_none_in_its_notebook_are_refused(write, own_notebook):
+    sweep = grid.read(write("notebook: '05'\nparameters: {device: cpu}"))
+    with pytest.raises(ValueError, match="sets device 'cpu' and --device 'cuda'"):
+        grid.placed(sweep, "cuda", "cpu")
+    own_notebook("lr = 1")
+    own = grid.read(write("notebook: own.ipynb"))
+    assert grid.placed(own, None, "cpu") == own
+    with pytest.raises(ValueError, match="own has no parameter device; leave out --device"):
+        grid.placed(own, "cuda", "cpu")
+
+
+def test_a_device_is_checked_where_it_trains(write):
+    tasks = grid.read(write("notebook: '05'\nparameters: {device: 'cuda:64'}")).tasks
+    with pytest.raises(ValueError, match="device 'cuda:64' is not there"):
+        grid.check(tasks)
+    grid.check(tasks, here=False)
+    wrong = grid.read(write("notebook: '05'\nparameters: {device: tpu}")).tasks
+    with pytest.raises(ValueError, match="device must be"):
+        grid.check(wrong, here=False)
+
+
 def test_nothing_is_written_by_reading_and_checking(write, tmp_path, monkeypatch):
     path = write(USUAL)
     monkeypatch.chdir(tmp_path)

@@ -346,7 +346,7 @@ def test_length_of_the_path_comes_back_without_its_tensors(cnn):
     replica.callback = PathLength(EXAMPLES)
     small = len(pickle.dumps(replica.callback))
     fit([replica])
-    assert len(pickle.dumps(replica.callback)) < small + 100
+    assert len(pickle.dumps(replica.callback)) < small + 500  # a number, and no image
 
 
 def test_step_outside_a_training_is_refused(cnn):

@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def test_conda_and_pip_get_the_same_versions():
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
     assert [line for line in pip if "==" in line] == pins()
+
+
+def test_a_cuda_build_has_the_same_versions():
+    builds = [f"{pin}+cu126" for pin in pins() if pin.startswith(("torch==", "torchvision=="))]
+    assert len(builds) == 2
+    command = ["make", "--always-make", "--dry-run", "run", "TORCH=cu126"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for build in builds:
+        assert build in said
+        assert build in (ROOT / "environment.yml").read_text()
 
 
 def test_every_direct_dependency_is_pinned_inside_its_range():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pretend_device import PretendDevice
 
 from rtl_utils import settings
 from rtl_utils.coupled import Coupled
@@ -46,6 +47,17 @@ def refusal(namespace, **options) -> str:
     message = str(error.value)
     assert message.count("\n") == 0 and len(message) < 500
     return message
+
+
+def test_auto_becomes_the_device_that_it_takes_and_says_so(parameters, capsys):
+    with PretendDevice():
+        assert check(parameters(device="auto")).device == "cuda"
+    assert capsys.readouterr().out.startswith("device: cuda (")
+    with PretendDevice("none"):
+        assert check(parameters(device="auto")).device == "cpu"
+        with pytest.raises(ValueError, match="'cuda' is not there; this machine has cpu"):
+            validate(parameters(device="cuda"))
+        assert validate(parameters(device="cuda"), here=False).device == "cuda"
 
 
 def test_good_parameters_become_settings(parameters, tmp_path):

@@ -13,7 +13,7 @@ from rtl_utils.messages import counted, cut, duration, shown
 
 if TYPE_CHECKING:  # their imports take seconds, and whoever mistypes an option need not wait
     from rtl_utils.batch import Options, Outcome, Plan
-    from rtl_utils.grid import Task
+    from rtl_utils.grid import Sweep, Task
     from rtl_utils.store import Store, TaskRecord
 
 STATUSES = ("done", "failed", "timeout", "running", "stopped")
@@ -60,10 +60,27 @@ def _add_where(where: Any) -> None:
         metavar="N",
         help="runs at once (default: as many as the machine has cores; one job in a queue)",
     )
+    _add_share(where)
+
+
+def _add_share(where: Any) -> None:
+    """What a run has of the machine."""
     where.add_argument(
         "--cores-per-run", type=_whole(1), default=1, metavar="N", help="for training (default: 1)"
     )
-    where.add_argument("--gpus-per-run", type=_whole(0), default=0, metavar="N", help="default: 0")
+    where.add_argument(
+        "--gpus-per-run",
+        type=_whole(0),
+        default=0,
+        metavar="N",
+        help="GPUs that a run has for itself and sees alone (default: 0)",
+    )
+    where.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where networks train: auto, cpu, cuda, cuda:1 (a run's second GPU), mps (default: as "
+        "the sweep and its notebook say; auto is a GPU of the run's own, else the processor)",
+    )
 
 
 def _add_which(which: Any) -> None:
@@ -125,16 +142,19 @@ def _batch(options: argparse.Namespace) -> int:
 
     chosen = _options(options)
     out = named_folder(options.out)
-    sweep = grid.read(grid.find(options.sweep))
+    here = options.scheduler is None and options.launcher == "local"
+    sweep = _placed(grid.read(grid.find(options.sweep)), options.device, chosen, here)
     there = _is_there(out, options.store)
     if not there:  # a sweep that is refused, or not to be executed, leaves no folder behind
-        _check(sweep.tasks)
+        _check(sweep.tasks, here)
     store = _store(out, options.store) if there or not options.dry_run else None
     again = {"retry_failed": options.retry_failed, "limit": options.limit}
     plan = batch.plan(sweep, out, store, **again)
     if there:
-        _check([*plan.waiting, *plan.later])
+        _check([*plan.waiting, *plan.later], here)
     say(_opening(plan, chosen), sys.stderr)
+    if plan.waiting:
+        _say_devices(plan.waiting, chosen)
     if options.dry_run or store is None:
         for task in plan.waiting:
             say(f"to do: {task.name}")
@@ -142,13 +162,53 @@ def _batch(options: argparse.Namespace) -> int:
     return _summary(plan, batch.execute(plan, store, chosen), store)
 
 
-def _check(tasks: Sequence["Task"]) -> None:
+def _placed(sweep: "Sweep", device: str | None, options: "Options", here: bool) -> "Sweep":
+    """The sweep on its devices.
+
+    On this machine "auto" is a GPU where each run has its own, as many runs would crowd one GPU;
+    elsewhere each run sees for itself.
+
+    Raises:
+        ValueError: for a device that is none, or a GPU beyond those of a run.
+    """
+    from rtl_utils import devices, grid
+
+    gpus = options.request.gpus
+    auto = ("cuda" if gpus else "cpu") if here else devices.AUTO
+    if device is not None:
+        devices.check_name(device)
+    placed = grid.placed(sweep, device, auto)
+    for name in _devices(placed.tasks):
+        kind, _, number = name.partition(":")
+        if gpus and kind == "cuda" and number.isdigit() and int(number) >= gpus:
+            raise ValueError(
+                f"device {shown(name)} is not among the {gpus} of --gpus-per-run, which every run "
+                "counts from 0"
+            )
+    return placed
+
+
+def _devices(tasks: Sequence["Task"]) -> list[str]:
+    """The names of devices that the tasks have."""
+    names = [task.parameters.get("device") for task in tasks]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
+
+
+def _say_devices(tasks: Sequence["Task"], options: "Options") -> None:
+    names = ", ".join(_devices(tasks))
+    gpus = options.request.gpus
+    own = f"; each run sees {counted(gpus, 'GPU')} of its own" if gpus else ""
+    if names:
+        say(f"device: {names}{own}", sys.stderr)
+
+
+def _check(tasks: Sequence["Task"], here: bool) -> None:
     """Raises ValueError for the first task that its notebook would refuse."""
     from rtl_utils import grid
     from rtl_utils.progress import Bar
 
     with Bar(len(tasks), "checking parameters", "sets", leave=False) as bar:
-        grid.check(tasks, bar.update)
+        grid.check(tasks, bar.update, here=here)
 
 
 def _options(options: argparse.Namespace) -> "Options":

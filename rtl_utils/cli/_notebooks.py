@@ -25,6 +25,11 @@ def add_run(commands: Any) -> None:
     )
     run.add_argument("--notebook", metavar="05", help="only notebooks whose name starts so")
     run.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where networks train: auto (default, a GPU if there is one), cpu, cuda, cuda:1, mps",
+    )
+    run.add_argument(
         "-p",
         "--parameter",
         nargs=2,
@@ -54,9 +59,13 @@ def _run(options: argparse.Namespace) -> int:
 
     out = named_folder(options.out, "latest")
     given = named_values(options.parameter)
+    if options.device is not None:
+        _check_same("device", options.device, given)
+        given["device"] = options.device
     planned = plans(headless.find(options.notebook), options.dataset, given)
     for path, parameters in planned:
         headless.check_parameters(path, parameters)
+    _say_devices(planned)
     page = out / "index.html"
     out.mkdir(parents=True, exist_ok=True)
     done = []
@@ -84,10 +93,8 @@ def plans(
     from rtl_utils import headless
     from rtl_utils.data import image_datasets
 
-    if dataset is not None and given.get("dataset", dataset) != dataset:
-        raise ValueError(
-            f"--dataset {dataset} and -p dataset {shown(given['dataset'])} are not the same"
-        )
+    if dataset is not None:
+        _check_same("dataset", dataset, given)
     wanted = dict(given) if dataset is None else {**given, "dataset": dataset}
     own = {path: headless.default_parameters(path).get("dataset") for path in notebooks}
     images = image_datasets()  # a notebook on another data set runs on nothing else
@@ -104,6 +111,25 @@ def plans(
                 say(f"{path.stem} has {has}", sys.stderr)
         found.append((path, chosen))
     return found
+
+
+def _check_same(name: str, option: str, given: Mapping[str, Any]) -> None:
+    """Raises ValueError if a parameter is also given by -p, as something else."""
+    if given.get(name, option) != option:
+        raise ValueError(f"--{name} {option} and -p {name} {shown(given[name])} are not the same")
+
+
+def _say_devices(planned: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Say what the notebooks train on. Raises ValueError for a device that is not there."""
+    from rtl_utils import headless
+
+    names = [(headless.default_parameters(p) | dict(given)).get("device") for p, given in planned]
+    wanted = [name for name in names if name is not None]
+    if wanted:
+        from rtl_utils import devices  # torch takes a second
+
+        for line in dict.fromkeys(map(devices.said, wanted)):
+            say(line, sys.stderr)
 
 
 def _check_dataset(notebook: Path, dataset: Any) -> None:

@@ -1,6 +1,6 @@
 """Training: `fit`, the one loop, what it takes and what it gives back."""
 
-from rtl_utils.training.loop import VERSION, check_device, example_loss, fit, one_thread
+from rtl_utils.training.loop import VERSION, example_loss, fit, one_thread
 from rtl_utils.training.records import Callback, History, Replica, TrainingDiverged
 from rtl_utils.training.sgd import PULL_VERSION, Sgd, epochs_of
 
@@ -12,7 +12,6 @@ __all__ = [
     "Replica",
     "Sgd",
     "TrainingDiverged",
-    "check_device",
     "epochs_of",
     "example_loss",
     "fit",

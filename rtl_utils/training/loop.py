@@ -1,22 +1,26 @@
 """The one training loop, over one network or a population of them."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rtl_utils import devices
 from rtl_utils.data import Task, as_float, soft_labels
-from rtl_utils.messages import shown
 from rtl_utils.models import Net
+from rtl_utils.paths import Path
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
+from rtl_utils.training._room import attempt
 from rtl_utils.training._workers import spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
@@ -34,6 +38,9 @@ VERSION = (
 VALIDATION = (
     1_000  # examples measured after each epoch, at most: it must cost little beside training
 )
+_AT_ONCE = (
+    1 << 27
+)  # bytes of inputs and masks that are made on a GPU at once, of mini-batches ahead
 
 OnEpoch = Callable[[list[Replica], list[History]], bool | None]
 OnDone = Callable[[int, History], None]
@@ -60,10 +67,12 @@ def fit(
     `History.diverged`; a single one raises.
 
     Args:
-        replicas: trained side by side; a replica's numbers do not depend on the others.
-        device: of all of them.
+        replicas: trained side by side; on a CPU a replica's numbers do not depend on the others, to
+            the bit, and on a GPU, where they train as stacks, within float32's rounding.
+        device: of all of them, as `devices.resolve` takes it.
         on_epoch: called after every epoch with replicas and histories so far; may return True to
-            stop. It needs networks that train in this process: one CNN, or a stack.
+            stop. It needs networks that train in this process as one program: one network, MLPs of
+            one shape, or on a GPU CNNs of one shape.
         on_done: called with a replica's index and history as soon as it is trained.
         label: of the progress bar; None for no bar where the networks train in this process.
 
@@ -71,8 +80,10 @@ def fit(
         ValueError: for a device that is not there, or on_epoch with networks that train apart.
         TrainingDiverged: if there is one replica and it diverged; names epoch, step, tau and
             learning rate.
+        torch.OutOfMemoryError: if the device has no room for one network. More of them that have
+            no room together are trained as two groups.
     """
-    check_device(device)
+    device = devices.resolve(device)
     histories: list[History] = [History() for _ in replicas]
 
     def done(row: int, history: History) -> None:
@@ -80,19 +91,15 @@ def fit(
         if on_done:
             on_done(row, history)
 
-    jobs = _jobs(replicas, stacked=on_epoch is not None or device != "cpu")
+    jobs = _jobs(replicas, device, together=on_epoch is not None)
     if on_epoch and len(jobs) > 1:
         raise ValueError(
-            "on_epoch needs networks that train in this process: one CNN, or MLPs of one shape"
+            "on_epoch needs networks that train in this process as one program: one CNN, or MLPs "
+            "of one shape"
         )
     if device != "cpu" or len(jobs) <= 1 or usable_cores() == 1:
-        for number, job in enumerate(jobs, start=1):
-            group = [replicas[row] for row in job.rows]
-            name = label and _named(label, len(group), number, len(jobs))
-            with one_thread():
-                trained = _train(group, job.program, device, on_epoch, name)
-            for row, history in zip(job.rows, trained, strict=True):
-                done(row, history)
+        with devices.reference(device):
+            _fit_here(replicas, jobs, device, on_epoch, done, label)
     else:
         _fit_apart(replicas, jobs, done, label or "training")
     if len(replicas) == 1 and histories[0].diverged:
@@ -104,17 +111,6 @@ def _named(label: str, replicas: int, number: int, jobs: int) -> str:
     """What the bar of one job says."""
     name = f"{label} x {replicas}" if replicas > 1 else label
     return f"{name}, {number} of {jobs}" if jobs > 1 else name
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError if the device is not there."""
-    there = ["cpu"]
-    if torch.cuda.is_available():
-        there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    if device not in there:
-        raise ValueError(
-            f"device {shown(device)} is not there; this machine has {', '.join(there)}"
-        )
 
 
 @contextmanager
@@ -144,13 +140,20 @@ def example_loss(output: Tensor, y: Tensor) -> Tensor:
     return -(y * output.log_softmax(-1)).sum(-1)
 
 
-def _jobs(replicas: Sequence[Replica], stacked: bool) -> list[_Job]:
+def _jobs(replicas: Sequence[Replica], device: str, together: bool) -> list[_Job]:
     """Which replicas train together, as which program: the only place where this choice is made.
 
-    Every network is a job of its own, so that its bits do not depend on what trains beside it: a
-    stack of another size rounds differently, and after many epochs that can be seen. Stacks are for
-    a GPU and for `on_epoch`, which needs all networks in one program; there, networks without
-    convolutions that share a shape and a size of data are stacked.
+    On a CPU every network is a job of its own, so that its bits do not depend on what trains beside
+    it: a stack of another size rounds differently, and after many epochs that can be seen. There,
+    stacks are for `on_epoch`, which needs all networks in one program, and for networks without
+    convolutions, which are slower in stacks.
+
+    On a GPU a step of one small network is mostly the start of its kernels, which a stack shares.
+
+    Args:
+        replicas: to be trained.
+        device: of all of them.
+        together: whether all must be one program.
     """
     jobs = []
     stacks: dict[tuple[object, ...], list[int]] = {}
@@ -158,7 +161,8 @@ def _jobs(replicas: Sequence[Replica], stacked: bool) -> list[_Job]:
         partly_frozen = not all(p.requires_grad for p in replica.net.parameters())
         convolutions = any(isinstance(m, torch.nn.Conv2d) for m in replica.net.modules())
         watched = isinstance(replica.callback, StepCallback)  # it needs the network itself
-        if not stacked or partly_frozen or convolutions or watched:
+        alone = device == "cpu" and (convolutions or not together)
+        if alone or partly_frozen or watched:
             jobs.append(_Job([row], Single))
         else:
             stacks.setdefault(_kind(replica), []).append(row)
@@ -178,6 +182,40 @@ def _kind(replica: Replica) -> tuple[object, ...]:
         validated.append(path.held_out.x_val.shape)
     sgd = replace(replica.sgd, lr=1.0)
     return str(net), net.frozen_statistics, net.head.weight.dtype, sgd, len(path), *validated
+
+
+def _fit_here(
+    replicas: Sequence[Replica],
+    jobs: Sequence[_Job],
+    device: str,
+    on_epoch: OnEpoch | None,
+    done: OnDone,
+    label: str | None,
+) -> None:
+    """One job after the other in this process; one that the device has no room for in parts."""
+    for number, job in enumerate(jobs, start=1):
+        waiting = job.rows
+        at_once = len(waiting)
+        while waiting:
+            rows = waiting[:at_once]
+            group = [replicas[row] for row in rows]
+            program = job.program if len(rows) > 1 else Single
+            name = label and _named(label, len(group), number, len(jobs))
+            divisible = len(group) > 1 and on_epoch is None
+            train = partial(_train, group, program, device, on_epoch, name)
+            with one_thread():
+                trained = attempt(group, device, train, divisible)
+            if trained is None:
+                at_once = (len(group) + 1) // 2
+                print(
+                    f"{device} has no room for {len(group)} networks at once; they train in groups "
+                    f"of {at_once}",
+                    file=sys.stderr,
+                )
+                continue
+            for row, history in zip(rows, trained, strict=True):
+                done(row, history)
+            waiting = waiting[at_once:]
 
 
 def _fit_apart(replicas: Sequence[Replica], jobs: Sequence[_Job], done: OnDone, label: str) -> None:
@@ -239,7 +277,7 @@ class _Training:
         for replica in group:
             replica.net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.group = group
-        self.paths = [replica.path.to(device) for replica in group]
+        self.paths = _on(device, [replica.path for replica in group])
         self.targets = [path.target for path in self.paths]
         self.program = program([replica.net for replica in group])
         steps = group[0].steps
@@ -254,8 +292,8 @@ class _Training:
                 self.watching.append((replica.callback, replica.net))
         self.adaptive = group[0].schedule.adaptive
         if self.adaptive:
-            sources = self._val_losses(self.sources)
-            for history, loss in zip(self.histories, sources, strict=True):
+            sources, _ = self._validate(self.sources)
+            for history, loss in zip(self.histories, sources.tolist(), strict=True):
                 history.start_loss = loss
 
     def epoch(self, epoch: int) -> None:
@@ -268,10 +306,10 @@ class _Training:
         if epoch == 0:
             self._call_back(taus, done=0)
         losses, right = self._steps(taus, epoch)
-        measured = self._measured(taus, losses, right)
+        measured, bad_steps = self._measured(taus, losses, right)
         for r, history in enumerate(self.histories):
             if history.diverged is None:
-                history.diverged = self._divergence(r, losses[:, r], epoch, measured[r])
+                history.diverged = self._divergence(r, bad_steps[r], epoch, measured[r])
             if history.diverged:  # stays where it was last sound, while the others go on
                 self.program.restore(before, r)
                 self.optimiser.velocity[r] = 0
@@ -312,41 +350,61 @@ class _Training:
         shapes = self.group[0].net.mask_shapes(example)
         n = len(self.paths[0])
         size = self.group[0].sgd.batch_size
-        for start in range(0, n, size):
-            rows = slice(start, start + size)
+        ahead = size * self._steps_ahead(example, shapes)
+        for start in range(0, n, ahead):
+            rows = slice(start, min(start + ahead, n))
             batches = [
                 path.batch(draw, rows, dtype) for path, draw in zip(self.paths, draws, strict=True)
             ]
-            x = torch.stack([inputs for inputs, _ in batches])
+            x = _channels_last(torch.stack([inputs for inputs, _ in batches]))
             y = torch.stack([labels for _, labels in batches])
-            masks = [_masks(noise, rate, (x.shape[1], *shape), x) for rate, shape in shapes]
-            yield _channels_last(x), y, masks
+            parts = [slice(k, min(k + size, x.shape[1])) for k in range(0, x.shape[1], size)]
+            masks = _masks(noise, shapes, parts, x)
+            for part in parts:
+                yield x[:, part], y[:, part], [mask[:, part] for mask in masks]
 
-    def _measured(self, taus: Sequence[float], losses: Tensor, right: Tensor) -> list[Epoch]:
-        """One record per replica; reading them is where the device is waited for."""
+    def _steps_ahead(self, example: Tensor, shapes: Sequence[tuple[float, torch.Size]]) -> int:
+        """Of how many steps the mini-batches are made at once.
+
+        On a CPU of one, which stays in its cache. On a GPU of as many as there is room for, mostly
+        a whole epoch, so that what is drawn goes over once and not in each step; but at 2,500
+        images the masks of one network take 70 to 400 MB, and those of a stack would fill a GPU.
+        """
+        if example.device.type == "cpu":
+            return 1
+        values = example.numel() + sum(shape.numel() for _, shape in shapes)
+        size = values * example.element_size() * len(self.group) * self.group[0].sgd.batch_size
+        return max(1, _AT_ONCE // size)
+
+    def _measured(
+        self, taus: Sequence[float], losses: Tensor, right: Tensor
+    ) -> tuple[list[Epoch], list[int]]:
+        """One record per replica, and its first step whose loss is not finite; -1 if all are.
+
+        They are read at once, as this is where the device is waited for.
+        """
         val_loss, val_accuracy = self._validate(self.targets)
-        lengths = self.optimiser.length
-        columns = torch.stack([losses.sum(0), right, val_loss, val_accuracy, lengths], 1).tolist()
-        measured = [Epoch(tau, *values) for tau, values in zip(taus, columns, strict=True)]
+        columns = [losses.sum(0), right, val_loss, val_accuracy, self.optimiser.length]
         if self.adaptive:
-            sources = self._val_losses(self.sources)
-            held_out = self._val_losses(self.held_out)
-            measured = [
-                epoch._replace(source_loss=source, target_loss=target)
-                for epoch, source, target in zip(measured, sources, held_out, strict=True)
-            ]
+            columns += [self._validate(self.sources)[0], self._validate(self.held_out)[0]]
+        bad = ~losses.isfinite()
+        first = torch.where(bad.any(0), bad.int().argmax(0), -1).to(losses.dtype)
+        rows = torch.stack([*columns, first], 1).tolist()
+        measured = []
+        steps = []
+        for tau, (*values, step) in zip(taus, rows, strict=True):
+            measured.append(Epoch(tau, *values))
+            steps.append(int(step))
         if self.targets[0].is_regression:
             nothing = {"train_accuracy": math.nan, "val_accuracy": math.nan}
-            return [epoch._replace(**nothing) for epoch in measured]
-        return measured
+            measured = [epoch._replace(**nothing) for epoch in measured]
+        return measured, steps
 
-    def _divergence(self, r: int, losses: Tensor, epoch: int, measured: Epoch) -> str | None:
+    def _divergence(self, r: int, bad_step: int, epoch: int, measured: Epoch) -> str | None:
         """Where and why replica r diverged in this epoch; None if it did not."""
-        finite = losses.isfinite()
-        if finite.all() and math.isfinite(measured.val_loss + measured.weight_length):
+        if bad_step < 0 and math.isfinite(measured.val_loss + measured.weight_length):
             return None
-        bad = (~finite).nonzero()
-        step = f"step {int(bad[0])}" if len(bad) else "its last step"
+        step = f"step {bad_step}" if bad_step >= 0 else "its last step"
         replica = self.group[r]
         return (
             f"the loss is not finite at epoch {epoch}, {step}, tau = {measured.tau:g}, "
@@ -357,10 +415,6 @@ class _Training:
         for replica, path, tau in zip(self.group, self.paths, taus, strict=True):
             if replica.callback:
                 replica.callback(replica.net, path, tau, done, replica.sgd.epochs)
-
-    def _val_losses(self, tasks: Sequence[Task]) -> list[float]:
-        losses: list[float] = self._validate(tasks)[0].tolist()
-        return losses
 
     @torch.no_grad()
     def _validate(self, tasks: Sequence[Task], size: int = 125) -> tuple[Tensor, Tensor]:
@@ -381,16 +435,52 @@ class _Training:
         return loss / n, right / n
 
 
+def _on(device: str, paths: Sequence[Path]) -> list[Path]:
+    """The paths on the device; a task that several of them share goes over once."""
+    there: dict[int, Task] = {}
+
+    def moved(task: Task) -> Task:
+        if id(task) not in there:
+            there[id(task)] = task.to(device)
+        return there[id(task)]
+
+    return [path.with_tasks(moved) for path in paths]
+
+
 def _masks(
-    noise: Sequence[np.random.Generator], rate: float, shape: tuple[int, ...], like: Tensor
-) -> Tensor:
-    """(r, n, ...) dropout masks: 0 with probability rate (to 1 / 65,536), else 1 / (1 - rate)."""
-    threshold = round(rate * 65_536)
-    kept = [
-        torch.from_numpy(rng.integers(0, 65_536, shape, dtype="uint16") >= threshold)
-        for rng in noise
+    noise: Sequence[np.random.Generator],
+    shapes: Sequence[tuple[float, torch.Size]],
+    parts: Sequence[slice],
+    like: Tensor,
+) -> list[Tensor]:
+    """(r, n, ...) dropout masks of several mini-batches, per stage of the networks.
+
+    0 with probability rate (to 1 / 65,536), else 1 / (1 - rate). They go to the device in one copy.
+
+    Args:
+        noise: one per replica. Each mini-batch draws in its turn, so that the numbers do not depend
+            on how many are made at once.
+        shapes: (rate, shape for one example) of each stage.
+        parts: the rows of each mini-batch.
+        like: (r, n, ...) inputs; says the device and the type.
+    """
+    if not shapes:
+        return []
+    sizes = [(len(noise), like.shape[1], *shape) for _, shape in shapes]
+    counts = [math.prod(size) for size in sizes]
+    flat = np.empty(sum(counts), bool)
+    stages = np.split(flat, np.cumsum(counts)[:-1])  # views
+    kept = [stage.reshape(size) for stage, size in zip(stages, sizes, strict=True)]
+    for row, rng in enumerate(noise):
+        for part in parts:
+            for mask, (rate, shape) in zip(kept, shapes, strict=True):
+                drawn = rng.integers(0, 65_536, (part.stop - part.start, *shape), dtype="uint16")
+                np.greater_equal(drawn, round(rate * 65_536), out=mask[row, part])
+    there = torch.from_numpy(flat).to(like.device).split(counts)
+    return [
+        mask.reshape(size).to(like.dtype).div_(1 - rate)
+        for mask, size, (rate, _) in zip(there, sizes, shapes, strict=True)
     ]
-    return torch.stack(kept).to(like.device, like.dtype).div_(1 - rate)
 
 
 def _channels_last(x: Tensor) -> Tensor:
