@@ -16,6 +16,7 @@ from small_postgres import Postgres
 
 from rtl_utils.data import DATASETS, PATCHES, DataSet, Patch, Task
 from rtl_utils.data.cifar100 import SUPERCLASSES
+from rtl_utils.messages import counted
 from rtl_utils.methods import METHODS, Method
 
 settings.register_profile("course", deadline=None, max_examples=25)
@@ -51,9 +52,8 @@ def pytest_testnodedown(node, error):
 def pytest_terminal_summary(terminalreporter, config):
     count = len(config.stash[NOT_RUN])
     if count:
-        terminalreporter.write_line(
-            f"not run: {count} tests marked gpu, as torch finds no GPU here"
-        )
+        tests = counted(count, "test")
+        terminalreporter.write_line(f"not run: {tests} marked gpu, as torch finds no GPU here")
 
 
 @pytest.fixture(scope="session", autouse=True)

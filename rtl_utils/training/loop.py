@@ -38,9 +38,7 @@ VERSION = (
 VALIDATION = (
     1_000  # examples measured after each epoch, at most: it must cost little beside training
 )
-_AT_ONCE = (
-    1 << 27
-)  # bytes of inputs and masks that are made on a GPU at once, of mini-batches ahead
+_AT_ONCE = 1 << 27  # bytes of inputs and masks that are made on a GPU at once
 
 OnEpoch = Callable[[list[Replica], list[History]], bool | None]
 OnDone = Callable[[int, History], None]
@@ -80,8 +78,8 @@ def fit(
         ValueError: for a device that is not there, or on_epoch with networks that train apart.
         TrainingDiverged: if there is one replica and it diverged; names epoch, step, tau and
             learning rate.
-        torch.OutOfMemoryError: if the device has no room for one network. More of them that have
-            no room together are trained as two groups.
+        torch.OutOfMemoryError: if the device has no room for one network, or for all that
+            `on_epoch` needs together. Other groups without room are halved, which stderr says.
     """
     device = devices.resolve(device)
     histories: list[History] = [History() for _ in replicas]
@@ -144,11 +142,12 @@ def _jobs(replicas: Sequence[Replica], device: str, together: bool) -> list[_Job
     """Which replicas train together, as which program: the only place where this choice is made.
 
     On a CPU every network is a job of its own, so that its bits do not depend on what trains beside
-    it: a stack of another size rounds differently, and after many epochs that can be seen. There,
-    stacks are for `on_epoch`, which needs all networks in one program, and for networks without
-    convolutions, which are slower in stacks.
+    it: a stack of another size rounds differently, and after many epochs that can be seen. Only
+    `on_epoch`, which needs all networks in one program, stacks those without convolutions.
 
-    On a GPU a step of one small network is mostly the start of its kernels, which a stack shares.
+    On a GPU all networks of one shape and one size of data are stacked, as a step of a small one is
+    mostly the start of its kernels. Left alone are a network that is partly frozen, as `Stacked`
+    trains all parameters, and one whose callback looks at it after every step.
 
     Args:
         replicas: to be trained.
