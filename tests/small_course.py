@@ -3,10 +3,9 @@
 import nbformat
 
 from rtl_utils import headless
-from rtl_utils.folders import notebooks
 
 NOTEBOOKS = {path.stem: path for path in headless.find()}
-SOLUTIONS = sorted((notebooks() / "solutions").glob("*.ipynb"))
+SOLUTIONS = headless.solutions()
 SMALL = {"seeds": [0], "epochs": 5}
 SMOKE = {
     "01_synthetic_task": {"source_epochs": 2},
