@@ -202,6 +202,7 @@ when it ends; its kernel dies with its worker, and its worker with the batch.
 | a method | one record in `methods.py`, `METHODS` |
 | a blend, a schedule, a network | one record in `paths.py`, `schedules.py`, `models.py` |
 | a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
+| an exercise | one record in `exercises/_nNN.py`, three cells of its notebook, its solution |
 | a sweep | one YAML file in `sweeps/` |
 | a place for runs | one entry of `LAUNCHERS` in `launchers.py`, or a file of one's own |
 | a table, a verdict, a figure | one function in `tables.py`, `claims.py`, `plotting.py` |

@@ -81,7 +81,7 @@ def value(answer: Callable[..., Any], *inputs: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a nan is said below, once
             found = answer(*given)
-    except Exception as error:  # whatever a student's function raises
+    except (Exception, SystemExit) as error:  # whatever a student's function raises
         reason = " ".join(cut(str(error), _LONGEST_REASON).split()).rstrip(".")
         kind = type(error).__name__
         raise Wrong(f"your function raised {kind} ({reason}) for {described(inputs)}") from None
@@ -107,7 +107,7 @@ def values(answer: Callable[..., Any], cases: Sequence[Sequence[Any]], what: str
             found.append(number(returned, what))
         except Wrong as wrong:
             says = str(wrong).replace("the answer must be", "your function must return", 1)
-            raise Wrong(f"{says} for {described(case)}") from None
+            raise Wrong(f"{says}, for {described(case)}") from None
     return found
 
 
@@ -175,8 +175,8 @@ def _named(answer: Any) -> str:
 
 def _described(one: Any) -> str:
     if isinstance(one, torch.Tensor | np.ndarray):
-        kind = "tensor" if isinstance(one, torch.Tensor) else "array"
-        return f"a {kind} of shape {tuple(one.shape)}"
+        kind = "a tensor" if isinstance(one, torch.Tensor) else "an array"
+        return f"{kind} of shape {tuple(one.shape)}"
     if isinstance(one, int | float | list | tuple):
         return shown(one)
     return f"a {type(one).__name__}"

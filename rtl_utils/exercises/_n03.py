@@ -11,6 +11,7 @@ from rtl_utils.data import load
 from rtl_utils.exercises._answers import compare, function, number, table, value
 from rtl_utils.exercises._records import Exercise, Wrong
 from rtl_utils.exercises._trained import final, share_step, shown
+from rtl_utils.messages import counted
 from rtl_utils.settings import Settings
 
 SIZES = (5, 20, 40)  # images per class in the experiment
@@ -168,8 +169,8 @@ def _worth(answer: Any, *, settings: Settings) -> str:
     compare(found, right, mistakes, otherwise, share_step(images, len(settings.seeds)))
     listed = ", ".join(f"{100 * d:+.1f} points at {n}" for n, d in zip(SIZES, right, strict=True))
     return (
-        f"the backbone is worth {listed} images per class over {len(settings.seeds)} seed(s); "
-        "fewer images are fewer steps here too, which notebook 4 takes apart"
+        f"the backbone is worth {listed} images per class over "
+        f"{counted(len(settings.seeds), 'seed')}; fewer images are fewer steps here too, which notebook 4 takes apart"
     )
 
 

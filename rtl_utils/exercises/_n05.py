@@ -118,6 +118,9 @@ _ERROR_MISTAKES: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
     "this is the difference itself; the question is its standard error": lambda a, b: (
         100 * (_accuracy(a) - _accuracy(b))
     ),
+    "the mean of the squares is not yet a variance; subtract the square of the mean difference": (
+        lambda a, b: 100 * float(np.sqrt(_accuracy(a != b) / len(a)))
+    ),
     "this takes every image on which the methods differ as one kind; +1 and −1 are two values": (
         lambda a, b: _binomial(_accuracy(a != b), len(a))
     ),
