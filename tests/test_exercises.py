@@ -348,7 +348,11 @@ WRONG = {
     "04.1": [
         ("any logit", lambda a, c: lambda x, y: (x != y).any(1).float().mean(), "whatever the oth"),
         ("logits", lambda a, c: lambda x, y: (x != y).float().mean(), "compare predictions"),
-        ("order", lambda a, c: lambda x, y: (x.argsort() != y.argsort()).any(1).float().mean(), ""),
+        (
+            "order",
+            lambda a, c: lambda x, y: (x.argsort() != y.argsort()).any(1).float().mean(),
+            "order of the others",
+        ),
         ("columns", lambda a, c: lambda x, y: a(x.T, y.T), "not of each class"),
         ("smallest", lambda a, c: lambda x, y: a(-x, -y), "not the smallest"),
         ("absolute", lambda a, c: lambda x, y: a(x.abs(), y.abs()), "absolute value"),
@@ -404,8 +408,8 @@ WRONG = {
         ("not above", lambda a, c: lambda level: ceil(1 - log2(level)), "below means below"),
         (
             "one-sided",
-            lambda a, c: lambda level: a(level) - 1 + (0.5 ** (a(level) - 1) >= level),
-            "",
+            lambda a, c: lambda level: next(n for n in range(1, 99) if 0.5**n < level),
+            "it is 2 · 2⁻ⁿ, not 2⁻ⁿ",
         ),
         ("no whole number", lambda a, c: lambda level: 1 - log2(level), "is a whole number"),
     ],

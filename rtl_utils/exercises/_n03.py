@@ -170,7 +170,8 @@ def _worth(answer: Any, *, settings: Settings) -> str:
     listed = ", ".join(f"{100 * d:+.1f} points at {n}" for n, d in zip(SIZES, right, strict=True))
     return (
         f"the backbone is worth {listed} images per class over "
-        f"{counted(len(settings.seeds), 'seed')}; fewer images are fewer steps here too, which notebook 4 takes apart"
+        f"{counted(len(settings.seeds), 'seed')}; fewer images are fewer steps here too, which "
+        "notebook 4 takes apart"
     )
 
 

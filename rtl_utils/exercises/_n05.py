@@ -28,16 +28,13 @@ def _needed(answer: Any) -> str:
         "this is one seed too many; take the first n whose smallest p lies below the level": [
             n + 1 for n in right
         ],
-        "this is one seed too few; with it the smallest p is not below the level": [
+        "this is one seed too few; p must lie below the level, and it is 2 · 2⁻ⁿ, not 2⁻ⁿ": [
             n - 1 for n in right
         ],
         "below means below: with n = 3 the smallest p is 0.25, which is not below 0.25": [
             ceil(1 - log2(level)) for level in levels
         ],
         "a number of seeds is a whole number": [1 - log2(level) for level in levels],
-        "a two-sided p counts both signs: it is 2 · 2⁻ⁿ, not 2⁻ⁿ": [
-            next(n for n in range(1, 99) if 0.5**n < level) for level in levels
-        ],
         "your function returns 6 for every level": [6 for _ in levels],
     }
 
