@@ -55,7 +55,7 @@ results: here            ## write the pages and pictures of docs/ from the expor
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/diagrams.py
 
-refresh: here            ## execute the notebooks with their defaults and store their outputs
+refresh: here            ## execute the notebooks and solutions with their defaults and store their outputs
 	$(RTL) refresh $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
 
 recording: here          ## train the checkpoints anew that the sliders and the explorer show

@@ -27,7 +27,7 @@ ORDER = (
     ("claims", "exports"),
     ("plotting",),
     ("settings",),
-    ("widgets", "headless"),
+    ("widgets", "headless", "exercises"),
     ("grid", "report"),
     ("app", "batch"),
     ("cli",),
@@ -37,7 +37,7 @@ GROUPS = {
     "training": ("devices", "lengths", "training", "coupled", "heads", "methods", "probing"),
     "runs that last": ("provenance", "runs", "store", "migration", "experiments"),
     "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
-    "use": ("settings", "widgets", "app", "headless", "report", "cli"),
+    "use": ("settings", "exercises", "widgets", "app", "headless", "report", "cli"),
     "kernels": ("_launch", "_fork", "forks", "kernels"),
     "batches": ("sheets", "launchers", "grid", "exports", "batch"),
     "ground": ("messages", "folders", "progress", "randomness"),
@@ -202,6 +202,7 @@ when it ends; its kernel dies with its worker, and its worker with the batch.
 | a method | one record in `methods.py`, `METHODS` |
 | a blend, a schedule, a network | one record in `paths.py`, `schedules.py`, `models.py` |
 | a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
+| an exercise | one record in `exercises/_nNN.py`, three cells of its notebook, its solution |
 | a sweep | one YAML file in `sweeps/` |
 | a place for runs | one entry of `LAUNCHERS` in `launchers.py`, or a file of one's own |
 | a table, a verdict, a figure | one function in `tables.py`, `claims.py`, `plotting.py` |

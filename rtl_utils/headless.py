@@ -60,6 +60,16 @@ def find(which: str | None = None) -> list[Path]:
     return found
 
 
+def solutions(which: str | None = None) -> list[Path]:
+    """The solutions of the course's notebooks in order; which: as in `find`.
+
+    Raises:
+        FileNotFoundError: outside a checkout.
+    """
+    every = sorted((folders.notebooks() / "solutions").glob("0*.ipynb"))
+    return [path for path in every if path.name.startswith(which or "")]
+
+
 def default_parameters(notebook: Path) -> dict[str, Any]:
     """Names and default values in the notebook's one cell tagged `parameters`.
 

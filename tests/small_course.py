@@ -3,10 +3,9 @@
 import nbformat
 
 from rtl_utils import headless
-from rtl_utils.folders import notebooks
 
 NOTEBOOKS = {path.stem: path for path in headless.find()}
-SOLUTIONS = sorted((notebooks() / "solutions").glob("*.ipynb"))
+SOLUTIONS = headless.solutions()
 SMALL = {"seeds": [0], "epochs": 5}
 SMOKE = {
     "00_the_idea": {"n_train": 10},
@@ -20,6 +19,8 @@ SMOKE = {
 ON_TABLES = ("01_synthetic_task", "02_lime_probing")
 ON_IMAGES = [name for name in SMOKE if name not in ON_TABLES]
 WITHOUT_EXERCISES = ("00_the_idea",)
+STORES_NOTHING = ("00_the_idea",)
+SHORT = {"n_train": 10, "iterations": 1}  # of notebook 06, where numbers do not matter
 BOTH_WAYS = {
     "source": ["digits-0-4", "digits-5-9"],
     "target": ["digits-5-9", "digits-0-4"],

@@ -3,14 +3,13 @@
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from small_course import NOTEBOOKS, ON_IMAGES, SMOKE, UNUSUAL, printed, smoke
+from small_course import NOTEBOOKS, ON_IMAGES, SHORT, SMOKE, UNUSUAL, printed, smoke
 
 from rtl_utils import headless
 from rtl_utils.folders import notebooks
 from rtl_utils.forks import ForkServer
 from rtl_utils.kernels import Limits
 
-SHORT = {"n_train": 10, "iterations": 1}  # of notebook 06
 ONE = Limits(cores=1)  # the other core has other tests
 
 

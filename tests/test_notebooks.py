@@ -76,13 +76,6 @@ def test_notebook_runs_in_a_kernel(name, runs, tmp_path):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
-def test_solution_runs(path, tmp_path):
-    done = tmp_path / path.name
-    papermill.execute_notebook(path, done, cwd=path.parent, progress_bar=False)
-
-
-@pytest.mark.kernel
 def test_plain_papermill_with_a_misspelt_parameter_stops_before_training(tmp_path):
     notebook, done = NOTEBOOKS["05_ut_vs_ft"], tmp_path / "out.ipynb"
     says = "seedz is not a parameter of this notebook"

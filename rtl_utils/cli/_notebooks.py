@@ -48,7 +48,8 @@ def add_run(commands: Any) -> None:
 
 def add_refresh(commands: Any) -> None:
     refresh = commands.add_parser(
-        "refresh", help="execute notebooks with their defaults and store the outputs in notebooks/"
+        "refresh",
+        help="execute notebooks and solutions with their defaults and store their outputs",
     )
     refresh.add_argument("--notebook", metavar="05", help="only notebooks whose name starts so")
     refresh.set_defaults(call=_refresh)
@@ -167,9 +168,10 @@ def _datasets(notebooks: Sequence[Path]) -> list[str]:
 def _refresh(options: argparse.Namespace) -> int:
     from rtl_utils import headless
 
-    for path in headless.find(options.notebook):
+    which = options.notebook
+    for path in [*headless.find(which), *headless.solutions(which)]:
         try:
-            headless.refresh(path, folders.root() / "runs" / "refresh")
+            headless.refresh(path, folders.root() / "runs" / "refresh" / path.parent.name)
         except headless.NotebookFailed as error:
             complain(str(error))
             return 1

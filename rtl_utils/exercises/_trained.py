@@ -1,0 +1,35 @@
+"""What trained runs measured, for exercises that are experiments."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rtl_utils.runs import Run
+from rtl_utils.settings import Settings
+from rtl_utils.store import FINAL
+
+
+def final(settings: Settings, runs: Sequence[Run]) -> pd.DataFrame:
+    """(runs, metrics) values after training, in the order of the runs.
+
+    A student's cell has trained them, so they come from the store; what it has not trained is
+    trained here.
+    """
+    rows = settings.run(runs)
+    last = rows[rows.epoch == FINAL]
+    table = last.pivot_table("value", index="run", columns="metric", sort=False)
+    return table.loc[[run.key for run in runs]].reset_index(drop=True)
+
+
+def shown(settings: Settings, runs: Sequence[Run]) -> list[Run]:
+    """Those of the runs that lead from the source to the target of the notebook's figures."""
+    return [run for run in runs if (run.source, run.target) == settings.shown_pair]
+
+
+def share_step(examples: int, seeds: int = 1) -> float:
+    """A quarter of the step in which a mean over seeds of a share of examples changes.
+
+    Two such means that are nearer to each other are the same count of examples; rounding to four
+    decimals keeps an answer as near on a thousand examples.
+    """
+    return 0.25 / (examples * seeds)
