@@ -16,6 +16,7 @@ from small_postgres import Postgres
 
 from rtl_utils.data import DATASETS, PATCHES, DataSet, Patch, Task
 from rtl_utils.data.cifar100 import SUPERCLASSES
+from rtl_utils.forks import ForkServer
 from rtl_utils.messages import counted
 from rtl_utils.methods import METHODS, Method
 
@@ -232,3 +233,11 @@ def finished_batch(tmp_path_factory):
 def batch_rows(finished_batch):
     """The rows of an undisturbed batch, without what differs from one training to the next."""
     return small_batch.rows_of(finished_batch[1])
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Kernels as a batch has them: what they import is imported once, and each has one core."""
+    server = ForkServer(cores=1)
+    yield server
+    server.close()

@@ -20,7 +20,8 @@ ON_TABLES = ("01_synthetic_task", "02_lime_probing")
 ON_IMAGES = [name for name in SMOKE if name not in ON_TABLES]
 WITHOUT_EXERCISES = ("00_the_idea",)
 STORES_NOTHING = ("00_the_idea",)
-SHORT = {"n_train": 10, "iterations": 1}  # of notebook 06, where numbers do not matter
+SHORT = {"epochs": 2, "taus": [0, 1]}
+SHORT_06 = {"n_train": 10, "iterations": 1}
 BOTH_WAYS = {
     "source": ["digits-0-4", "digits-5-9"],
     "target": ["digits-5-9", "digits-0-4"],
@@ -44,3 +45,8 @@ def printed(path):
 
 def smoke(name, **changes):
     return SMALL | SMOKE[name] | changes
+
+
+def short(name, **changes):
+    """Parameters for a test that asks whether a notebook runs, whatever comes out."""
+    return smoke(name, **SHORT | (SHORT_06 if name == "06_task_distance" else {}) | changes)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell
 from pretend_device import GPUS, NAME, MixedDevices, PretendDevice
-from small_course import NOTEBOOKS, SHORT, STORES_NOTHING, printed, smoke
+from small_course import NOTEBOOKS, STORES_NOTHING, printed, short
 
 from rtl_utils import cli, devices, headless
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import Shortcut, plant
 from rtl_utils.distances import distance_matrix
 from rtl_utils.experiments import Run, run
+from rtl_utils.kernels import Limits
 from rtl_utils.lengths import Trace
 from rtl_utils.methods import METHODS, Knowledge, Setup, plan, pretrain, train, transfer
 from rtl_utils.models import build
@@ -428,7 +429,7 @@ def test_a_perceptron_with_a_constant_path_trains_on_a_gpu(table):
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_on_a_gpu(name, tmp_path):
+def test_a_notebook_runs_on_a_gpu(name, forks, tmp_path):
     notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
     tests = str(FilePath(__file__).parent)
     enter = f"import sys; sys.path.insert(0, {tests!r}); import pretend_device"
@@ -436,8 +437,9 @@ def test_a_notebook_runs_on_a_gpu(name, tmp_path):
     copied = tmp_path / f"{name}.ipynb"
     nbformat.write(notebook, copied)
     out = tmp_path / "runs"
-    asked = smoke(name, out=str(out)) | (SHORT if name == "06_task_distance" else {})
-    done = headless.execute(copied, asked, tmp_path / "done")
+    limits = Limits(cores=1)
+    values = short(name, out=str(out))
+    done = headless.execute(copied, values, tmp_path / "done", limits=limits, forks=forks)
     said = printed(done)
     assert "All checks passed." in said
     assert re.search(rf'device: cuda \({NAME}\), which "auto" takes', said)

@@ -3,11 +3,10 @@
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from small_course import NOTEBOOKS, ON_IMAGES, SHORT, SMOKE, UNUSUAL, printed, smoke
+from small_course import NOTEBOOKS, ON_IMAGES, SHORT_06, SMOKE, UNUSUAL, printed, short, smoke
 
 from rtl_utils import headless
 from rtl_utils.folders import notebooks
-from rtl_utils.forks import ForkServer
 from rtl_utils.kernels import Limits
 
 ONE = Limits(cores=1)  # the other core has other tests
@@ -17,14 +16,6 @@ ONE = Limits(cores=1)  # the other core has other tests
 def runs(tmp_path_factory):
     """One store for all smoke runs, as a user has, so that backbones are shared."""
     return str(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def forks():
-    """Kernels as a batch has them: what they import is imported once, and each has one core."""
-    server = ForkServer(cores=1)
-    yield server
-    server.close()
 
 
 @pytest.mark.kernel
@@ -40,7 +31,7 @@ def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs, monkeypa
     notebook.cells.append(taken)
     with client.setup_kernel():
         for seed in (0, 1):
-            values = smoke(name, out=runs, seeds=[seed])
+            values = short(name, out=runs, seeds=[seed])
             lines = [f"{key} = {value!r}  # changed" for key, value in values.items()]
             parameters.source = "\n".join([defaults, *lines])
             for index, cell in enumerate(notebook.cells):
@@ -57,7 +48,7 @@ def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs, monkeypa
 def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tmp_path):
     values = smoke(name, out=runs) | UNUSUAL[change]
     if name == "06_task_distance":
-        values |= SHORT
+        values |= SHORT_06
     if name == "04_tennis_ball_bias" and "ball_class" in values:
         values["n_train"] = [5]
     kept = set(headless.default_parameters(NOTEBOOKS[name]))
@@ -70,9 +61,7 @@ def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tm
 @pytest.mark.parametrize("name", ON_IMAGES)
 def test_notebook_runs_on_the_real_images(name, runs, forks, tmp_path, real_cifar100):
     values = {"dataset": "cifar100", "source": "carnivores", "target": "vehicles-1"}
-    values = smoke(name, out=runs, **values)
-    if name == "06_task_distance":
-        values |= SHORT
+    values = short(name, out=runs, **values)
     done = headless.execute(NOTEBOOKS[name], values, tmp_path, limits=ONE, forks=forks)
     assert "All checks passed." in printed(done)
     assert "CIFAR-100" in printed(done)
