@@ -127,13 +127,13 @@ VIEWS = {
     "rows_loss": Column("rows (control)", 1, 3),
     "restored_loss": Column("restored", 1, 2),
 }
+PAPER_ACCURACY = Column("paper, %", 100)  # of tables 1 to 3
 # Mean |LIME weight| per group of features.
 LIME = {
     "lime_spurious": Column("spurious features", 1, 4),
     "lime_shared": Column("shared features", 1, 4),
     "lime_target_only": Column("features of the target alone", 1, 4),
 }
-PAPER_ACCURACY = Column("paper, %", 100)
 RISE = {"rise": Column("rise", 1, 2), "log_ratio": Column("log10 ratio", 1, 2)}
 
 

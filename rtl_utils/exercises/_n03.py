@@ -7,10 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rtl_utils.data import load
 from rtl_utils.exercises._answers import compare, function, number, table, value
 from rtl_utils.exercises._records import Exercise, Wrong
-from rtl_utils.exercises._trained import final, share_step, shown
+from rtl_utils.exercises._trained import final, shown, target_step
 from rtl_utils.messages import counted
 from rtl_utils.settings import Settings
 
@@ -165,8 +164,7 @@ def _worth(answer: Any, *, settings: Settings) -> str:
             f"{' → '.join(settings.shown_pair)}"
         )
 
-    images = len(load(settings.dataset, settings.shown_pair[1], settings.seeds[0]).y_val)
-    compare(found, right, mistakes, otherwise, share_step(images, len(settings.seeds)))
+    compare(found, right, mistakes, otherwise, target_step(settings, len(settings.seeds)))
     listed = ", ".join(f"{100 * d:+.1f} points at {n}" for n, d in zip(SIZES, right, strict=True))
     return (
         f"the backbone is worth {listed} images per class over "

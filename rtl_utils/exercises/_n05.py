@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rtl_utils.data import Shortcut, load
+from rtl_utils.data import Shortcut
 from rtl_utils.exercises._answers import by_case, compare, function, table, values
 from rtl_utils.exercises._records import Exercise
-from rtl_utils.exercises._trained import final, share_step, shown
+from rtl_utils.exercises._trained import final, shown, target_step
 from rtl_utils.settings import Settings
 
 _IMAGES = (500, 269, 1_000, 40)
@@ -149,9 +149,8 @@ def _clean_start(answer: Any, *, settings: Settings) -> str:
             f"{settings.shown_pair[1]} with the ball on all"
         )
 
-    images = len(load(settings.dataset, settings.shown_pair[1], settings.seeds[0]).y_val)
     mistakes = _start_mistakes(clean, biased, tuned)
-    compare(found, right, mistakes, otherwise, share_step(images))
+    compare(found, right, mistakes, otherwise, target_step(settings))
     listed = ", ".join(
         f"{100 * d:+.1f} points for seed {s}" for s, d in zip(settings.seeds, right, strict=True)
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rtl_utils.data import load
 from rtl_utils.runs import Run
 from rtl_utils.settings import Settings
 from rtl_utils.store import FINAL
@@ -33,3 +34,9 @@ def share_step(examples: int, seeds: int = 1) -> float:
     decimals keeps an answer as near on a thousand examples.
     """
     return 0.25 / (examples * seeds)
+
+
+def target_step(settings: Settings, seeds: int = 1) -> float:
+    """`share_step` of accuracies on the validation images of the target that the figures show."""
+    target = load(settings.dataset, settings.shown_pair[1], settings.seeds[0])
+    return share_step(len(target.y_val), seeds)
