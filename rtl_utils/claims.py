@@ -337,8 +337,10 @@ def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per comparison: the paired difference of the mean |weight|, p-values after Holm's
-        adjustment over the table, and the verdict on "smaller".
+        adjustment over the table, and the verdict on "smaller". Empty if there are no rows.
     """
+    if rows.empty:
+        return pd.DataFrame()
     sizes = rows[(rows.metric == "lime_spurious") & (rows.epoch == FINAL)]
     by_seed = sizes.pivot_table("value", index="seed", columns="method")
     found = []

@@ -33,9 +33,10 @@ UNUSUAL = {
 }
 
 
-def cells(path, kind):
+def cells(path, kind=None):
+    """The cells of one type, or all."""
     notebook = nbformat.read(path, as_version=4)
-    return [cell for cell in notebook.cells if cell.cell_type == kind]
+    return [cell for cell in notebook.cells if kind in (None, cell.cell_type)]
 
 
 def printed(path):

@@ -500,3 +500,4 @@ def test_spurious_weights_are_compared_by_seed():
     table = claims.lime_table(rows)
     assert table["smaller"].tolist() == ["reproduced", "reproduced", "not reproduced"]
     assert table["difference"].iloc[2].startswith("0.0100 [")
+    assert claims.lime_table(rows.iloc[:0]).empty
