@@ -1,7 +1,4 @@
-"""The prose of the notebooks: questions before results, the glossary, alt texts, verdicts.
-
-Notebook 00 has a form of its own; the rules hold from 01 on.
-"""
+"""The prose of the notebooks: questions before results, the glossary, alt texts, verdicts."""
 
 import re
 import string
@@ -9,12 +6,11 @@ from itertools import pairwise
 
 import pandas as pd
 import pytest
-from small_course import NOTEBOOKS, SOLUTIONS, WITHOUT_EXERCISES, cells
+from small_course import NOTEBOOKS, SOLUTIONS, cells
 
 from rtl_utils.folders import checkout, notebooks
 from rtl_utils.statistics import FEWEST
 
-COURSE = [name for name in NOTEBOOKS if name not in WITHOUT_EXERCISES]
 QUESTION, ANSWER = "**Predict.**", "**What you see.**"
 GLOSSARY = "../docs/glossary.md#"
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)]+)\)")
@@ -69,7 +65,7 @@ def seeds_of_verdicts(outputs):
             yield min(seeds_named(text) or seeds_named(" ".join(texts)), default=0)
 
 
-@pytest.mark.parametrize("name", COURSE)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_questions_with_choices_stand_before_results_and_answers_after_them(name):
     found = list(steps(name))
     marks = [mark for mark, _ in found if mark != "code"]
@@ -83,7 +79,7 @@ def test_questions_with_choices_stand_before_results_and_answers_after_them(name
             assert then == "code", f"{text[:60]}: no result stands between question and answer"
 
 
-@pytest.mark.parametrize("name", COURSE)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_terms_are_linked_to_the_glossary_where_they_are_first_used(name):
     prose = "\n\n".join(cell.source for cell in cells(NOTEBOOKS[name], "markdown"))
     prose = SILENT.sub("", prose)
@@ -107,7 +103,7 @@ def test_every_picture_says_what_it_shows(path):
             assert len(text.split()) >= 10, f"{picture}: {text!r} does not say what is to be seen"
 
 
-@pytest.mark.parametrize("name", COURSE)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_no_verdict_comes_from_fewer_than_five_seeds(name):
     found = [n for cell in cells(NOTEBOOKS[name], "code") for n in seeds_of_verdicts(cell.outputs)]
     assert min(found, default=FEWEST) >= FEWEST, found
