@@ -520,15 +520,14 @@ def test_a_run_of_two_sweeps_counts_once_and_the_pairs_come_as_in_the_paper(docs
         assert sorted(part.method) == ["ft", "scratch", "ut"]
 
 
-def test_distances_at_the_papers_settings_are_shown_once_every_pair_has_them(docs, checkout):
-    page = docs("distance_page")
+def test_distances_at_the_papers_settings_are_shown_once_every_pair_has_them(checkout):
     pairs = list(permutations(paper.GAO_TASKS, 2))
     (checkout / "task-distances").mkdir(parents=True)
     for there in (pairs[:-1], pairs):
         rows = page_rows("cifar100", ("ft", "ut"), there, 0)
         rows.to_csv(checkout / "task-distances" / "seed-0.csv", index=False)
         shown = "task-distances" if there == pairs else "distances"
-        assert page.distance_sweeps() == (shown, "coupled-distances")
+        assert tables.distance_sweeps() == (shown, "coupled-distances")
 
 
 @pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
