@@ -651,6 +651,31 @@ def test_lists_as_prose(texts, text):
     assert tables.listed(texts) == text
 
 
+def test_fewest_flips_come_first_within_each_pair_of_tasks():
+    flips = {  # (target, method) -> flip rates of two seeds, from a biased source
+        ("z", "ft"): (0.5, 0.7),
+        ("z", "ut"): (0.9, 0.1),  # 0.5 on average
+        ("a", "ut"): (0.3, 0.3),
+        ("a", "before"): None,  # never tested
+        ("a", "ft"): (0.2, 0.3),
+    }
+    lines = []
+    for (target, method), rates in flips.items():
+        for seed in (1, 0):
+            usual = {"source": "s", "target": target, "method": method, "seed": seed}
+            lines.append(usual | {"source_shortcut": None, "metric": "flip_rate", "value": 0.0})
+            biased = usual | {"source_shortcut": "ball"}
+            lines.append(biased | {"metric": "clean_accuracy", "value": 0.8})
+            if rates:
+                lines.append(biased | {"metric": "flip_rate", "value": rates[seed]})
+    rows = pd.DataFrame(lines)
+    found = tables.fewest_flips_first(rows)
+    order = [*dict.fromkeys(zip(found.target, found.method, strict=True))]
+    assert order == [("z", "ut"), ("z", "ft"), ("a", "ft"), ("a", "ut"), ("a", "before")]
+    assert list(found) == list(rows)
+    assert found.sort_index().equals(rows)  # nothing else changes
+
+
 def test_shared_seeds_are_those_of_every_group():
     rows = pd.DataFrame({"n_train": [20, 20, None, None], "seed": [0, 1, 1, 2]})
     assert tables.shared_seeds(rows, ["n_train"]).seed.tolist() == [1, 1]
