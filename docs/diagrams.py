@@ -70,10 +70,10 @@ def diagrams() -> dict[str, Diagram]:
             "The course as one experiment in four stages. A source with a ball on every 4 "
             "(notebook 1: a task whose useless features are known). A backbone that predicts 4 for "
             "the digit or for the ball (notebook 2: LIME). Transfer along a path from tau = 0 to 1 "
-            "(notebook 3: without a shortcut; notebook 6: coupled transfer and distances). A test "
-            "whether the ball flips predictions (notebook 4: the ball appears in the test only; "
-            "notebook 5: it is on every target image). Notebook 0 does the whole experiment in "
-            "plain code.",
+            "(notebook 3: without a shortcut; notebook 6: coupled transfer; notebook 7: distances "
+            "of tasks). A test whether the ball flips predictions (notebook 4: the ball appears in "
+            "the test only; notebook 5: it is on every target image; notebook 8: which method "
+            "passes). Notebook 0 does the whole experiment in plain code.",
         ),
         "path": Diagram(
             "The path",
@@ -248,8 +248,8 @@ def course() -> Figure:
     studied = (
         {"1": "a task whose useless\nfeatures are known"},
         {"2": "LIME: what does a\nnetwork rely on?"},
-        {"3": "transfer where there\nis no shortcut", "6": "coupled transfer,\nand distances"},
-        {"4": "the ball appears\nin the test only", "5": "the ball is on every\ntarget image"},
+        {"3": "without a shortcut", "6": "coupled transfer", "7": "distances of tasks"},
+        {"4": "ball in the test only", "5": "ball on every image", "8": "which method passes?"},
     )
     panel(ax, 0.08, 4.88, WIDTH - 0.16, 0.54)
     chip(ax, 0.4, 5.15, "0")

@@ -8,18 +8,16 @@ from wording import capitalised, commands, paragraphs, training
 
 from rtl_utils import claims, distances, paper, statistics, tables
 from rtl_utils.coupled import Coupled
-from rtl_utils.tables import listed, seed_count
+from rtl_utils.tables import distance_rows, distance_sweeps, listed, seed_count
 
-FULL_SWEEP, SHORT_SWEEP, COUPLED_SWEEP = "task-distances", "distances", "coupled-distances"
 CIFAR_TRAINING = 2_500  # images of a superclass
-ORDERED_PAIRS = len(paper.GAO_TASKS) * (len(paper.GAO_TASKS) - 1)
 RANKS_TITLE = "Do the distances agree, and does accuracy fall with distance?"
 
 
 def distances_page() -> str:
     """What the matrices over the paper's five superclasses say."""
     rows = distance_rows()
-    matrices = matrices_of(rows)
+    matrices = distances.matrices(rows, paper.GAO_TASKS)
     if "fine-tuning" not in matrices:
         return "# Distances between tasks\n\nNo rows yet.\n"
     page = paragraphs(
@@ -109,29 +107,6 @@ def smallest_p(kinds: int) -> str:
     return f"""With {orders} orders the smallest p is {1 / orders:.1g}; after Holm over {kinds}
         kind{"s" if kinds > 1 else ""} of distance nothing is decided unless the given order
         {needed} for one kind."""
-
-
-def distance_sweeps() -> tuple[str, str]:
-    """The sweep at the paper's settings once it has every pair, the shorter one until then."""
-    rows = tables.stored(FULL_SWEEP)
-    moved = rows[rows.method == "ut"] if len(rows) else rows
-    complete = len(moved) and len(moved[list(tables.PAIR)].drop_duplicates()) == ORDERED_PAIRS
-    return (FULL_SWEEP if complete else SHORT_SWEEP, COUPLED_SWEEP)
-
-
-def distance_rows() -> pd.DataFrame:
-    """Rows of both sweeps over all pairs of tasks."""
-    return pd.concat([tables.stored(name) for name in distance_sweeps()], ignore_index=True)
-
-
-def matrices_of(rows: pd.DataFrame) -> dict[str, distances.Matrix]:
-    """Our matrix of each kind that has rows."""
-    metrics = set(rows.metric) if len(rows) else set()
-    return {
-        kind: distances.matrix(rows, paper.GAO_TASKS, kind)
-        for kind, record in distances.KINDS.items()
-        if record.metric in metrics and record.method in set(rows.method)
-    }
 
 
 def measured(rows: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from distance_page import distance_rows, kind_seeds, matrices_of
+from distance_page import kind_seeds
 from matplotlib.figure import Figure
 from sections import CONDITION_NAMES, MAP_SWEEPS, METHOD_SWEEPS, SIZES_SWEEP, sweep_title
 from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
@@ -22,8 +22,8 @@ IMAGES_PER_CLASS = {"digits": 126, "cifar100": 500}  # of a target, where it has
 
 def pictures() -> dict[str, Figure]:
     """File name without its ending -> figure, for the sweeps that have rows."""
-    rows = distance_rows()
-    found = matrices_of(rows)
+    rows = tables.distance_rows()
+    found = distances.matrices(rows, paper.GAO_TASKS)
     matrices = {kind: found[kind] for kind in paper.GAO_DISTANCES if kind in found}
     methods = {name: trade_offs(name) for name in METHOD_SWEEPS if not tables.stored(name).empty}
     figures = {**methods, **learning_rate_maps()}

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
-from distance_page import RANKS_TITLE, distance_rows, matrices_of
+from distance_page import RANKS_TITLE
 from sections import course_title
 from synthetic import SYNTHETIC_SWEEP, SYNTHETIC_TITLE, target_models
 from wording import ON_IMAGES, paragraphs, transfers
 
-from rtl_utils import claims, paper, tables
+from rtl_utils import claims, distances, paper, tables
 from rtl_utils.data import DATASETS
 from rtl_utils.runs import BACKBONE
 from rtl_utils.store import FINAL
@@ -225,14 +225,14 @@ def _of_pair(rows: pd.DataFrame, source: str, target: str, method: str) -> pd.Da
 
 def distance_items() -> Iterator[Item]:
     """Claim 6."""
-    rows = distance_rows()
-    matrices = matrices_of(rows)
+    rows = tables.distance_rows()
+    matrices = distances.matrices(rows, paper.GAO_TASKS)
     if "fine-tuning" not in matrices:
         return
     table = claims.rank_table(matrices, rows, paper.GAO_DISTANCES)
     ours = f"our distances: {_counts(table['claim 6, our distances'])}"
     theirs = f"published ones: {_counts(table['claim 6, published distances'])}"
-    where = f"{_notebook('06_task_distance')}; {_link('distances', RANKS_TITLE, 'distances.md')}"
+    where = f"{_notebook('07_task_distance')}; {_link('distances', RANKS_TITLE, 'distances.md')}"
     shows = "accuracy falls as distance grows"
     yield Item("Claim 6", shows, where, "CIFAR-100", _seeds(rows), f"{ours}; {theirs}")
 

@@ -195,6 +195,25 @@ def matrix(rows: pd.DataFrame, tasks: Sequence[str], kind: str) -> Matrix:
     return Matrix(kind, tuple(tasks), mean, low, high)
 
 
+def matrices(rows: pd.DataFrame, tasks: Sequence[str]) -> dict[str, Matrix]:
+    """The matrix of each kind of distance that has rows.
+
+    Args:
+        rows: see `matrix`.
+        tasks: see `matrix`.
+
+    Raises:
+        ValueError: what `matrix` raises, for a kind that has rows.
+    """
+    metrics = set(rows.metric) if len(rows) else set()
+    methods = set(rows.method) if len(rows) else set()
+    return {
+        kind: matrix(rows, tasks, kind)
+        for kind, record in KINDS.items()
+        if record.metric in metrics and record.method in methods
+    }
+
+
 def embedding(distances: Matrix) -> np.ndarray:
     """(k, 2) places of the tasks in a plane whose distances stand for those of the matrix.
 

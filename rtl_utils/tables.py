@@ -53,6 +53,9 @@ __all__ = [
     "control_table",
     "course",
     "deciding",
+    "distance_rows",
+    "distance_sweeps",
+    "fewest_flips_first",
     "group_index",
     "images_text",
     "in_order",
@@ -96,6 +99,7 @@ COURSE = {
 }
 _SETTING = ["source", "target", "source_shortcut", "target_shortcut", "n_train"]
 BEFORE = "before"  # the method that trains nothing
+_ALL_PAIRS = len(paper.GAO_TASKS) * (len(paper.GAO_TASKS) - 1)  # there and back
 
 
 class Column(NamedTuple):
@@ -231,6 +235,22 @@ def deciding(
         return Deciding(none, "nothing is stored for these tasks, so nothing is decided")
     sweeps = listed(f"results/{name}" for name in COURSE[dataset])
     return Deciding(rows, f"{sweeps}, {seeds_text(rows)}")
+
+
+def distance_sweeps() -> tuple[str, str]:
+    """The sweeps of the distances between superclasses of CIFAR-100: of FT and UT, and of CT.
+
+    The first is the one at the paper's settings once it has every pair, a shorter one until then.
+    """
+    rows = stored("task-distances")
+    moved = rows[rows.method == "ut"] if len(rows) else rows
+    complete = len(moved) and len(moved[list(PAIR)].drop_duplicates()) == _ALL_PAIRS
+    return ("task-distances" if complete else "distances", "coupled-distances")
+
+
+def distance_rows() -> pd.DataFrame:
+    """The rows of `distance_sweeps`."""
+    return pd.concat([stored(name) for name in distance_sweeps()], ignore_index=True)
 
 
 def stored_manifest(name: str) -> dict[str, Any]:
@@ -732,6 +752,20 @@ def in_order(rows: pd.DataFrame) -> pd.DataFrame:
     placed = rows.assign(_place=rows.method.map(order))
     by = [*PAIR, "source_shortcut", "n_train", "epochs", "_place", "seed"]
     return placed.sort_values(by, kind="stable").drop(columns="_place")
+
+
+def fewest_flips_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each pair of tasks with the method first that flips least on average.
+
+    Args:
+        rows: tidy rows of shortcut tests; methods without a flip rate come last.
+    """
+    flips = rows[(rows.metric == "flip_rate") & rows.source_shortcut.notna()]
+    means = flips.groupby([*PAIR, "method"]).value.mean().rename("_flips")
+    pair = pd.factorize(rows.source + " " + rows.target)[0]  # in the order of their appearance
+    placed = rows.join(means, on=[*PAIR, "method"]).assign(_pair=pair)
+    placed = placed.sort_values(["_pair", "_flips", "method", "seed"], kind="stable")
+    return placed.drop(columns=["_pair", "_flips"])
 
 
 def group_index(keys: Sequence[tuple[Any, ...]], by: Sequence[str]) -> pd.Index:

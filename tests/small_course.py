@@ -14,14 +14,20 @@ SMOKE = {
     "03_cifar_baselines": {"n_train": 10},
     "04_tennis_ball_bias": {"n_train": [5, 10]},
     "05_ut_vs_ft": {"n_train": 10, "methods": ["ct", "iso"]},
-    "06_task_distance": {"n_train": 50, "methods": ["ut", "counter"], "iterations": 2},
+    "06_coupled_transfer": {"n_train": 50, "iterations": 2},
+    "07_task_distance": {"n_train": 50, "iterations": 2},
+    "08_which_method": {"n_train": 50, "methods": ["ut", "counter"]},
 }
 ON_TABLES = ("01_synthetic_task", "02_lime_probing")
 ON_IMAGES = [name for name in SMOKE if name not in ON_TABLES]
 WITHOUT_EXERCISES = ("00_the_idea",)
 STORES_NOTHING = ("00_the_idea",)
 SHORT = {"epochs": 2, "taus": [0, 1]}
-SHORT_06 = {"n_train": 10, "iterations": 1}
+SHORT_ONES = {  # beyond SHORT, where a notebook is long even so
+    "06_coupled_transfer": {"n_train": 10, "iterations": 1},
+    "07_task_distance": {"n_train": 10, "iterations": 1},
+    "08_which_method": {"n_train": 10},
+}
 BOTH_WAYS = {
     "source": ["digits-0-4", "digits-5-9"],
     "target": ["digits-5-9", "digits-0-4"],
@@ -50,4 +56,4 @@ def smoke(name, **changes):
 
 def short(name, **changes):
     """Parameters for a test that asks whether a notebook runs, whatever comes out."""
-    return smoke(name, **SHORT | (SHORT_06 if name == "06_task_distance" else {}) | changes)
+    return smoke(name, **SHORT | SHORT_ONES.get(name, {}) | changes)

@@ -13,6 +13,7 @@ from rtl_utils.distances import (
     accuracies,
     distance_matrix,
     embedding,
+    matrices,
     matrix,
     pair_runs,
 )
@@ -58,6 +59,14 @@ def test_sources_lie_in_rows_and_targets_in_columns():
     off = found.off_diagonal
     assert (found.low[off] < found.mean[off]).all()
     assert (found.mean[off] < found.high[off]).all()
+
+
+def test_there_is_a_matrix_for_every_kind_that_has_rows():
+    some = pd.concat([rows("coupled", [range(6)]), rows("fine-tuning", [range(6)])])
+    found = matrices(some, TASKS)
+    assert list(found) == ["fine-tuning", "coupled"]  # as KINDS lists them
+    assert found["coupled"].pairs.tolist() == [0, 1, 2, 3, 4, 5]
+    assert not matrices(pd.DataFrame(), TASKS)
 
 
 def test_one_seed_has_the_interval_of_its_blocks_or_none():

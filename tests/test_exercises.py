@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import kendalltau, norm, rankdata, t
 from sklearn.linear_model import LinearRegression
 from small_course import NOTEBOOKS, SMOKE, SOLUTIONS, WITHOUT_EXERCISES, cells, printed, smoke
 
@@ -30,6 +31,8 @@ CHANGES = {
     "04": IMAGES,
     "05": IMAGES,
     "06": IMAGES | {"iterations": 1},
+    "07": IMAGES | {"iterations": 1},
+    "08": IMAGES | {"epochs": 4, "width": [8, 8, 8, 8], "n_train": 50},  # so that all of them flip
 }
 
 
@@ -163,6 +166,59 @@ def se(a, b):
 def apart(a, b):
     p, q = a.double().mean(), b.double().mean()
     return 100 * ((p * (1 - p) + q * (1 - q)) / len(a)) ** 0.5
+
+
+def off(d):
+    """Which entries are those of two different tasks."""
+    return ~np.eye(len(d), dtype=bool)
+
+
+def by(d, divisor):
+    """Mean difference of the two ways, over something else than their mean."""
+    shares = abs(d - d.T) / np.where(off(d), divisor, 1)
+    return shares[off(d)].mean()
+
+
+def with_diagonal(d):
+    return np.nan_to_num(2 * abs(d - d.T) / (d + d.T)).mean()
+
+
+def order_of(x):
+    return np.argsort(x, kind="stable")
+
+
+def of_ranks(ranks):
+    return lambda x, y: np.corrcoef(ranks(x), ranks(y))[0, 1]
+
+
+def by_squares(x, y):
+    n = len(x)
+    return 1 - 6 * ((rankdata(x) - rankdata(y)) ** 2).sum() / (n * (n**2 - 1))
+
+
+def t_of(x, level=0.95):
+    return t.ppf(level, len(x) - 1)
+
+
+def bound(x, quantile):
+    return x.mean() + quantile * x.std(ddof=1) / len(x) ** 0.5
+
+
+def draws(n, spread):
+    return np.random.default_rng(1).normal(0, spread, (20_000, n))
+
+
+def simulated(n, spread, margin, level=0.95, normal=False):
+    """Share of experiments whose t statistic says "below the margin"."""
+    x = draws(n, spread)
+    statistic = (x.mean(1) - margin) / (x.std(1, ddof=1) / n**0.5)
+    quantile = norm.ppf(level) if normal else t.ppf(level, n - 1)
+    return (statistic < -quantile).mean()
+
+
+def flips_of(settings, method, **fields):
+    size = settings.n_train[0]
+    return finals(settings, "flip_rate", method, biased=True, n_train=size, **fields)
 
 
 # number -> (what is wrong, (the right answer, the notebook's objects) -> an answer, what is said)
@@ -487,12 +543,122 @@ WRONG = {
         ("the coin's number", lambda a, c: 0.9273, "must be a function"),
     ],
     "06.3": [
+        ("a number", lambda a, c: a[1], "must be a dictionary"),
+        ("one cut", lambda a, c: {1: a[1]}, "it lacks 2"),
+        ("means", lambda a, c: {k: v / k for k, v in a.items()}, "these are means over"),
+        ("divided", lambda a, c: {k: v / k**2 for k, v in a.items()}, "multiply instead"),
+        ("exchanged", lambda a, c: dict(zip(a, reversed(a.values()), strict=True)), "exchanged"),
+        ("one number", lambda a, c: each(a, lambda v: a[1]), "the same number"),
+        (
+            "one seed",
+            lambda a, c: {
+                k: k
+                * finals(c["settings"], "information_length", "ut", n_train=20, partitions=k)[0]
+                for k in a
+            },
+            "seed 0 alone",
+        ),
+        ("nearly", lambda a, c: a | {2: a[2] + 0.01}, "for 2 partitions this is not"),
+    ],
+    "07.1": [
+        ("a number", lambda a, c: 0.2, "must be a function"),
+        ("with the diagonal", lambda a, c: with_diagonal, "leave the diagonal out"),
+        ("nan", lambda a, c: lambda d: (abs(d - d.T) / (d + d.T)).mean(), "0 is divided by 0"),
+        ("by the sum", lambda a, c: lambda d: a(d) / 2, "not by their sum"),
+        ("by the longer", lambda a, c: lambda d: by(d, np.maximum(d, d.T)), "longer way"),
+        ("by all", lambda a, c: lambda d: by(d, d[off(d)].mean()), "whole matrix"),
+        ("not divided", lambda a, c: lambda d: by(d, 1), "in the unit of the distance"),
+        ("signed", lambda a, c: lambda d: (d - d.T)[off(d)].mean(), "both signs cancel"),
+        ("a sum", lambda a, c: lambda d: a(d) * len(d) * (len(d) - 1) / 2, "this is the sum"),
+        ("percent", lambda a, c: lambda d: 100 * a(d), "percentage"),
+        ("by one way", lambda a, c: lambda d: by(d, d), "the asymmetry is"),
+        ("no zero", lambda a, c: lambda d: a(d) or 0.1, "has asymmetry 0"),
+    ],
+    "07.2": [
+        ("a number", lambda a, c: 1.0, "must be a function"),
+        ("values", lambda a, c: lambda x, y: np.corrcoef(x, y)[0, 1], "correlation of the values"),
+        ("ordinal", lambda a, c: of_ranks(lambda x: order_of(order_of(x))), "share one rank"),
+        ("smallest", lambda a, c: of_ranks(lambda x: [(x < v).sum() for v in x]), "the smallest"),
+        ("largest", lambda a, c: of_ranks(lambda x: [(x <= v).sum() for v in x]), "the largest"),
+        ("dense", lambda a, c: of_ranks(lambda x: np.unique(x, return_inverse=True)[1]), "a gap"),
+        ("order", lambda a, c: of_ranks(np.argsort), "apply it twice"),
+        ("squares", lambda a, c: by_squares, "only without equal values"),
+        ("Kendall", lambda a, c: lambda x, y: kendalltau(x, y).statistic, "Kendall"),
+        ("reversed", lambda a, c: lambda x, y: -a(x, y), "sign is reversed"),
+        ("absolute", lambda a, c: lambda x, y: abs(a(x, y)), "has a sign"),
+        ("squared", lambda a, c: lambda x, y: a(x, y) ** 2, "square of the correlation"),
+        ("in place", lambda a, c: lambda x, y: (x.sort(), a(x, y))[1], "changes what it is given"),
+    ],
+    "07.3": [
         ("a tuple", lambda a, c: tuple(a.values()), "must be a dictionary"),
         ("one kind", lambda a, c: {"fine-tuning": a["fine-tuning"]}, "it lacks 'riemannian'"),
         ("upside down", lambda a, c: each(a, lambda v: 1 / v), "wrong way round"),
         ("exchanged", lambda a, c: dict(zip(a, reversed(a.values()), strict=True)), "exchanged"),
         ("the same", lambda a, c: each(a, lambda v: 1.0), "learning rate is the same"),
         ("nearly", lambda a, c: each(a, lambda v: v + 0.01), "for 'fine-tuning' this is not"),
+    ],
+    "08.1": [
+        ("a number", lambda a, c: 2.0, "must be a function"),
+        ("two-sided", lambda a, c: lambda x: bound(x, t_of(x, 0.975)), "on one side"),
+        ("lower", lambda a, c: lambda x: bound(x, t_of(x, 0.05)), "the upper one"),
+        ("normal", lambda a, c: lambda x: bound(x, norm.ppf(0.95)), "with few values"),
+        ("1.96", lambda a, c: lambda x: bound(x, 1.96), "two-sided interval of many"),
+        ("ddof", lambda a, c: lambda x: x.mean() + t_of(x) * x.std() / len(x) ** 0.5, "ddof=1"),
+        ("one value", lambda a, c: lambda x: x.mean() + t_of(x) * x.std(ddof=1), "one more value"),
+        ("by n", lambda a, c: lambda x: x.mean() + t_of(x) * x.std(ddof=1) / len(x), "not by n"),
+        ("freedom", lambda a, c: lambda x: bound(x, t.ppf(0.95, len(x))), "degrees of freedom"),
+        ("half-width", lambda a, c: lambda x: a(x) - x.mean(), "added to the mean"),
+        ("mean", lambda a, c: lambda x: x.mean(), "the mean alone"),
+        ("nearly", lambda a, c: lambda x: a(x) + 0.01, "the bound is"),
+    ],
+    "08.2": [
+        ("a number", lambda a, c: 0.3, "must be a function"),
+        ("two-sided", lambda a, c: lambda n, s, m: simulated(n, s, m, 0.975), "one-sided"),
+        ("no margin", lambda a, c: lambda n, s, m: simulated(n, s, 0), "whatever the margin"),
+        ("not", lambda a, c: lambda n, s, m: 1 - a(n, s, m), "does *not* say so"),
+        ("percent", lambda a, c: lambda n, s, m: 100 * a(n, s, m), "percentage"),
+        ("normal", lambda a, c: lambda n, s, m: simulated(n, s, m, normal=True), "Student's t"),
+        ("variance", lambda a, c: lambda n, s, m: a(n, s**0.5, m), "not a variance"),
+        (
+            "means",
+            lambda a, c: lambda n, s, m: (draws(n, s).mean(1) < m).mean(),
+            "the test must say so",
+        ),
+        ("above", lambda a, c: lambda n, s, m: simulated(n, s, -m), "mind the sign"),
+        ("one seed count", lambda a, c: lambda n, s, m: a(10, s, m), "with 3 seeds"),
+    ],
+    "08.3": [
+        ("one number", lambda a, c: a[0.5], "must be a dictionary"),
+        ("other shares", lambda a, c: {0.5: a[0.5]}, "it lacks 0.25, 0.75"),
+        ("reversed", lambda a, c: each(a, lambda v: -v), "sign is reversed"),
+        ("points", lambda a, c: each(a, lambda v: 100 * v), "these are points"),
+        (
+            "not subtracted",
+            lambda a, c: each(a, lambda v: v + flips_of(c["settings"], "scratch").mean()),
+            "subtract that of training from scratch",
+        ),
+        (
+            "fine-tuning",
+            lambda a, c: each(
+                a,
+                lambda v: (
+                    v
+                    + flips_of(c["settings"], "scratch").mean()
+                    - flips_of(c["settings"], "ft").mean()
+                ),
+            ),
+            "compared with fine-tuning",
+        ),
+        (
+            "one seed",
+            lambda a, c: {
+                k: flips_of(c["settings"], "wise-ft", backbone_share=k)[0]
+                - flips_of(c["settings"], "scratch")[0]
+                for k in a
+            },
+            "seed 0 alone",
+        ),
+        ("one image off", lambda a, c: a | {0.5: a[0.5] + 1 / 500}, "at the share 0.5"),
     ],
 }
 
@@ -558,7 +724,7 @@ def test_check_prints_one_line_and_raises_nothing_on_a_wrong_answer(capsys):
 @pytest.mark.parametrize("call", [exercises.check, exercises.judge, exercises.hint])
 def test_unknown_number_is_refused_with_those_that_there_are(call):
     for number in ("04.9", 4.1):
-        with pytest.raises(ValueError, match=r"one of 01\.1, 01\.2, .*06\.3; got '?4?0?4"):
+        with pytest.raises(ValueError, match=r"one of 01\.1, 01\.2, .*08\.3; got '?4?0?4"):
             call(number, 1)
 
 

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from small_course import NOTEBOOKS, ON_IMAGES, SHORT_06, SMOKE, UNUSUAL, printed, short, smoke
+from small_course import NOTEBOOKS, ON_IMAGES, SHORT_ONES, SMOKE, UNUSUAL, printed, short, smoke
 
 from rtl_utils import headless
 from rtl_utils.folders import notebooks
@@ -46,9 +46,7 @@ def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs, monkeypa
 @pytest.mark.parametrize("change", UNUSUAL)
 @pytest.mark.parametrize("name", ON_IMAGES)
 def test_notebook_runs_with_whatever_check_accepts(name, change, runs, forks, tmp_path):
-    values = smoke(name, out=runs) | UNUSUAL[change]
-    if name == "06_task_distance":
-        values |= SHORT_06
+    values = smoke(name, out=runs) | SHORT_ONES.get(name, {}) | UNUSUAL[change]
     if name == "04_tennis_ball_bias" and "ball_class" in values:
         values["n_train"] = [5]
     kept = set(headless.default_parameters(NOTEBOOKS[name]))

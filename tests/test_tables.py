@@ -553,15 +553,14 @@ def test_a_run_of_two_sweeps_counts_once_and_the_pairs_come_as_in_the_paper(docs
         assert sorted(part.method) == ["ft", "scratch", "ut"]
 
 
-def test_distances_at_the_papers_settings_are_shown_once_every_pair_has_them(docs, checkout):
-    page = docs("distance_page")
+def test_distances_at_the_papers_settings_are_shown_once_every_pair_has_them(checkout):
     pairs = list(permutations(paper.GAO_TASKS, 2))
     (checkout / "task-distances").mkdir(parents=True)
     for there in (pairs[:-1], pairs):
         rows = page_rows("cifar100", ("ft", "ut"), there, 0)
         rows.to_csv(checkout / "task-distances" / "seed-0.csv", index=False)
         shown = "task-distances" if there == pairs else "distances"
-        assert page.distance_sweeps() == (shown, "coupled-distances")
+        assert tables.distance_sweeps() == (shown, "coupled-distances")
 
 
 @pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
@@ -683,6 +682,31 @@ def test_seeds_as_text(seeds, text):
 @pytest.mark.parametrize(("texts", "text"), [("A", "A"), ("AB", "A and B"), ("ABC", "A, B and C")])
 def test_lists_as_prose(texts, text):
     assert tables.listed(texts) == text
+
+
+def test_fewest_flips_come_first_within_each_pair_of_tasks():
+    flips = {  # (target, method) -> flip rates of two seeds, from a biased source
+        ("z", "ft"): (0.5, 0.7),
+        ("z", "ut"): (0.9, 0.1),  # 0.5 on average
+        ("a", "ut"): (0.3, 0.3),
+        ("a", "before"): None,  # never tested
+        ("a", "ft"): (0.2, 0.3),
+    }
+    lines = []
+    for (target, method), rates in flips.items():
+        for seed in (1, 0):
+            usual = {"source": "s", "target": target, "method": method, "seed": seed}
+            lines.append(usual | {"source_shortcut": None, "metric": "flip_rate", "value": 0.0})
+            biased = usual | {"source_shortcut": "ball"}
+            lines.append(biased | {"metric": "clean_accuracy", "value": 0.8})
+            if rates:
+                lines.append(biased | {"metric": "flip_rate", "value": rates[seed]})
+    rows = pd.DataFrame(lines)
+    found = tables.fewest_flips_first(rows)
+    order = [*dict.fromkeys(zip(found.target, found.method, strict=True))]
+    assert order == [("z", "ut"), ("z", "ft"), ("a", "ft"), ("a", "ut"), ("a", "before")]
+    assert list(found) == list(rows)
+    assert found.sort_index().equals(rows)  # nothing else changes
 
 
 def test_shared_seeds_are_those_of_every_group():

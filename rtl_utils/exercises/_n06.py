@@ -1,23 +1,19 @@
-"""Exercises of notebook 06: the distance between tasks."""
+"""Exercises of notebook 06: coupled transfer."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import isnan
 from typing import Any
 
 import numpy as np
 
 from rtl_utils.couplings import transport
-from rtl_utils.distances import KINDS
 from rtl_utils.exercises._answers import by_case, compare, function, number, table, value, values
 from rtl_utils.exercises._records import Exercise, Wrong
 from rtl_utils.exercises._trained import final, shown
 from rtl_utils.settings import Settings
 
-MEASURED = ("fine-tuning", "riemannian")  # distances of the experiment: one training gives both
-SLOWER = 4  # the experiment's learning rate is the usual one over this
 _ANGLE = 1e-6  # arccos near 1 turns an error of 1e-16 into one of 1e-8
-_DIGITS = 1e-3  # a ratio may be rounded to three decimals
+_DIGITS = 1e-3  # a sum may be rounded to three decimals
 
 
 def _best(costs: np.ndarray) -> float:
@@ -134,47 +130,44 @@ def _distributions() -> list[tuple[np.ndarray, np.ndarray]]:
     return cases
 
 
-def _slower(answer: Any, *, settings: Settings) -> str:
-    found = table(answer, MEASURED, "a ratio of distances")
+def _coast(answer: Any, *, settings: Settings) -> str:
     size = settings.n_train[0]
-    usual = settings.sgd_at(settings.shown_pair[1], size)
-    fields: dict[str, Any] = {"n_train": size, "partitions": settings.coupled.partitions}
-    before, after = (
-        final(settings, shown(settings, settings.runs("ft", sgd=sgd, **fields))).mean()
-        for sgd in (usual, replace(usual, lr=usual.lr / SLOWER))
-    )
-    metrics = [KINDS[kind].metric for kind in MEASURED]
-    right = [float(after[metric] / before[metric]) for metric in metrics]
+    cuts = list(dict.fromkeys((1, settings.sgd_at(settings.shown_pair[1], size).epochs)))
+    found = table(answer, cuts, "a sum of √KL")
+    by_seed = [
+        final(settings, shown(settings, settings.runs("ut", n_train=size, partitions=cut)))
+        for cut in cuts
+    ]
+    means = [float(one.information_length.mean()) for one in by_seed]
+    right = [cut * mean for cut, mean in zip(cuts, means, strict=True)]
+    first = [cut * one.information_length.iloc[0] for cut, one in zip(cuts, by_seed, strict=True)]
+    mistakes: dict[str, list[float]] = {
+        "these are means over the partitions; multiply each by the number of its partitions": means,
+        "these are means divided by the number of partitions; multiply instead": [
+            mean / cut for cut, mean in zip(cuts, means, strict=True)
+        ],
+        "the two sums are exchanged": right[::-1],
+        "the same number stands at every key; `partitions` of `settings.runs` changes the cut": (
+            right[:1] * len(cuts)
+        ),
+        f"this is seed {settings.seeds[0]} alone; take the mean over all your seeds": first,
+        "these are accuracies; the metric is information_length": [
+            float(one.val_accuracy.mean()) for one in by_seed
+        ],
+    }
 
     def otherwise(k: int) -> str:
         return (
-            f"for {MEASURED[k]!r} this is not the mean {metrics[k]} of ft at a learning rate of "
-            f"{usual.lr / SLOWER:g} over that at {usual.lr:g}, from {settings.shown_pair[0]} to "
-            f"{settings.shown_pair[1]}"
+            f"for {cuts[k]} partition{'s' if cuts[k] > 1 else ''} this is not the sum of √KL of "
+            f"uncoupled transfer from {settings.shown_pair[0]} to {settings.shown_pair[1]}, "
+            "averaged over your seeds"
         )
 
-    mistakes = _ratio_mistakes(before[metrics].tolist(), after[metrics].tolist())
     compare(found, right, mistakes, otherwise, _DIGITS)
-    listed = " and ".join(f"{r:.2f} ({k})" for k, r in zip(MEASURED, right, strict=True))
     return (
-        f"at a quarter of the learning rate and equal steps the distances are {listed} of what "
-        "they were; distances can be compared only where the trainings are alike"
+        f"measured at every epoch the path is {right[-1] / right[0]:.1f} times as long as between "
+        "its two ends; a length says little without the steps with which it was measured"
     )
-
-
-def _ratio_mistakes(before: list[float], after: list[float]) -> dict[str, list[float]]:
-    """What is wrong -> what then stands at the two distances."""
-    ratios = [b / a for a, b in zip(before, after, strict=True)]
-    return {
-        "the ratio is the wrong way round: divide by the distance at the usual learning rate": [
-            1 / ratio for ratio in ratios
-        ],
-        "these are distances; divide them by those at the usual learning rate": after,
-        "these are the distances at the usual learning rate": before,
-        "the two distances are exchanged": ratios[::-1],
-        "these are differences; give ratios": [b - a for a, b in zip(before, after, strict=True)],
-        "the learning rate is the same in both trainings: change `lr` of the sgd": [1.0, 1.0],
-    }
 
 
 EXERCISES = (
@@ -203,11 +196,11 @@ EXERCISES = (
         "06.3",
         45,
         (
-            '`settings.runs("ft", n_train=size, sgd=..., partitions=...)` describes the runs of '
-            "one learning rate; `distances.KINDS[kind].metric` names the metric of a distance.",
-            "`replace(sgd, lr=sgd.lr / 4)` is the slower training. Take both metrics at the epoch "
-            "`experiments.FINAL`, the mean over seeds of each, and divide.",
+            '`settings.runs("ut", n_train=size, partitions=...)` describes the runs of one cut; '
+            "`settings.run` returns their rows, trained where the store lacks them.",
+            'Keep the rows of `pair`, of the metric "information_length" and of the epoch '
+            "`experiments.FINAL`. Average over seeds, then undo the mean over the partitions.",
         ),
-        _slower,
+        _coast,
     ),
 )
