@@ -16,7 +16,7 @@ ORDER = (
     ("models", "couplings", "schedules", "forks"),
     ("paths", "kernels"),
     ("lengths", "training"),
-    ("coupled", "heads"),
+    ("coupled", "heads", "refits"),
     ("methods", "probing"),
     ("runs", "store"),
     ("migration",),
@@ -34,7 +34,16 @@ ORDER = (
 )
 GROUPS = {
     "tasks and paths": ("data", "models", "couplings", "schedules", "paths"),
-    "training": ("devices", "lengths", "training", "coupled", "heads", "methods", "probing"),
+    "training": (
+        "devices",
+        "lengths",
+        "training",
+        "coupled",
+        "heads",
+        "refits",
+        "methods",
+        "probing",
+    ),
     "runs that last": ("provenance", "runs", "store", "migration", "experiments"),
     "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
     "use": ("settings", "exercises", "widgets", "app", "headless", "report", "cli"),

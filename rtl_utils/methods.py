@@ -18,6 +18,7 @@ from rtl_utils.lengths import PATH_EXAMPLES, Lengths, PairLength, PathLength, ch
 from rtl_utils.models import Net, build, estimate_statistics
 from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
+from rtl_utils.refits import refit
 from rtl_utils.schedules import CONSTANT, schedule
 from rtl_utils.training import History, Replica, Sgd, fit, one_thread
 
@@ -47,6 +48,7 @@ class Method:
         l2_sp: pull towards the backbone, see `Sgd`.
         backbone_share: weight of the backbone in the average with the trained weights that is taken
             afterwards; 0 for none, and in place of it may stand `Setup.backbone_share`.
+        refit: smoothing of `refits.refit` at tau = 1, which comes before the training; 0 for none.
         held_out: share of the target's training examples that an adaptive schedule looks at; they
             are not trained on.
         decorrelated: the source's shortcut moves to images of every class as tau grows.
@@ -69,6 +71,7 @@ class Method:
     fade: float = 1.0
     l2_sp: float = 0.0
     backbone_share: float = 0.0
+    refit: float = 0.0
     held_out: float = 0.0
     decorrelated: bool = False
     counter_examples: bool = False
@@ -147,6 +150,13 @@ METHODS: dict[str, Method] = {
         "Wortsman et al. (2022)",
         backbone_share=0.5,
         version=2,  # version 1 averaged BatchNorm's statistics too
+    ),
+    "refit": Method(
+        "refit, then fine-tuning",
+        "#2B2B9B",
+        "$\\boxplus$",
+        "this course",
+        refit=0.03,
     ),
     "counter": Method(
         "fine-tuning with counter-examples",
@@ -575,8 +585,8 @@ def _stages(
     """The trainings of a method, one after the other."""
     if not record.takes_steps:
         return _without_steps(first, record.fits_head)
-    if record.fits_head:
-        return _head_then_all(first)
+    if record.fits_head or record.refit:
+        return _prepared(first, record)
     if backbone is not None and record.backbone_share:
         share = setup.backbone_share
         return _average(first, backbone, record.backbone_share if share is None else share)
@@ -597,8 +607,12 @@ def _without_steps(replica: Replica, fits_head: bool) -> Stages:
     return converge_head(replica.net, replica.path.target) if fits_head else History()
 
 
-def _head_then_all(replica: Replica) -> Stages:
-    converge_head(replica.net, replica.path.target)
+def _prepared(replica: Replica, record: Method) -> Stages:
+    """Train all weights, after those of the head or of every layer were solved for."""
+    if record.fits_head:
+        converge_head(replica.net, replica.path.target)
+    if record.refit:
+        refit(replica.net, replica.path.target, smoothing=record.refit)
     return (yield replica)
 
 

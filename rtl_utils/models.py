@@ -262,14 +262,14 @@ def predict(net: Net, x: Tensor, size: int = 250) -> Tensor:
         size: examples at a time.
     """
     net.eval()
-    return torch.cat([net(_inputs(net, part)) for part in x.split(size)])
+    return torch.cat([net(network_inputs(net, part)) for part in x.split(size)])
 
 
 @torch.no_grad()
 def predict_features(net: Net, x: Tensor, size: int = 250) -> Tensor:
     """(n, d) features, the body's output in evaluation mode; arguments as in `predict`."""
     net = folded(net)
-    return torch.cat([net.features(_inputs(net, part)) for part in x.split(size)])
+    return torch.cat([net.features(network_inputs(net, part)) for part in x.split(size)])
 
 
 @torch.no_grad()
@@ -295,13 +295,14 @@ def estimate_statistics(net: Net, x: Tensor, size: int = 250) -> None:
         for norm in norms:
             # the mean of k + 1 mini-batches; a momentum of None is the same, but waits for a GPU
             norm.momentum = 1 / (k + 1)
-        net(_inputs(net, part))
+        net(network_inputs(net, part))
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
     net.eval()
 
 
-def _inputs(net: Net, x: Tensor) -> Tensor:
+def network_inputs(net: Net, x: Tensor) -> Tensor:
+    """Raw task inputs as the network takes them: on its device, in its type and memory format."""
     weight = net.head.weight
     x = as_float(x.to(weight.device), weight.dtype)
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
-from rtl_utils import couplings, heads, lengths, probing, training
+from rtl_utils import couplings, heads, lengths, probing, refits, training
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import (
     DATASETS,
@@ -354,6 +354,8 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
     }
     if method.fits_head:
         versions["heads"] = heads.VERSION
+    if method.refit:
+        versions["refits"] = refits.VERSION
     if not method.takes_steps:
         what["sgd"] = None
     if method.backbone_share and run.backbone_share is not None:

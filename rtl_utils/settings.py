@@ -280,6 +280,13 @@ PARAMETERS: dict[str, Parameter] = {
             "None, or a number between 0 (the fine-tuned weights) and 1 (the backbone)",
             _optional(_share),
         ),
+        Parameter(
+            "averaged",
+            "share of a transfer's last steps after which its weights are averaged; 0: the last",
+            "a number between 0 and 1",
+            _share,
+            default=0.0,
+        ),
         Parameter("points", "explained points", _WHOLE, _whole, default=100),
         Parameter("iterations", "of a coupling", _WHOLE, _whole, default=4),
         Parameter("block", "target examples per block; None: up to 25", _WHOLE, _optional(_whole)),
@@ -573,6 +580,7 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
     source_epochs = value["source_epochs"] or dataset.source_epochs or epochs
     partitions = value["partitions"] or min(_PARTITIONS, epochs)
     sgd = Sgd(value["lr"], epochs, value["batch_size"], value["momentum"])
+    of_transfer = dict(dataset.sgd) | {"averaged": value["averaged"]}
     of_source = {"epochs": source_epochs}
     of_source |= {
         name: value[f"source_{name}"]
@@ -583,7 +591,7 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
         dataset=name,
         pairs=_pairs(name, value["source"], value["target"]),
         seeds=value["seeds"],
-        sgd=replace(sgd, **dataset.sgd),
+        sgd=replace(sgd, **of_transfer),
         source_sgd=replace(sgd, **(dict(dataset.source_sgd) | of_source)),
         taus=value["taus"],
         width=_width_of(dataset, value["width"]),

@@ -52,6 +52,7 @@ def canaries() -> dict[str, Callable[[], list[float]]]:
     found["program/single"] = partial(_program, 1)
     found["program/stacked"] = partial(_program, 3)
     found["sgd/penalties"] = _penalties
+    found["sgd/averaged"] = _averaged
     found["lengths/pairs"] = _lengths
     found["probing/flips"] = _flips
     found["probing/lime"] = _lime
@@ -195,6 +196,14 @@ def _penalties() -> list[float]:
     task = table("target", 1)
     sgd = replace(SGD, weight_decay=0.1, l1=0.01, l2_sp=0.1, cosine=True)
     net = models.build(task, "plain", SEED)
+    (history,) = training.fit([Replica(net, TaskPath(task), schedules.CONSTANT, SEED, sgd)])
+    return numbers(net, history)
+
+
+def _averaged() -> list[float]:
+    task = images("target", 1)
+    net = models.build(task, WIDTH, SEED)
+    sgd = replace(SGD, averaged=0.4)
     (history,) = training.fit([Replica(net, TaskPath(task), schedules.CONSTANT, SEED, sgd)])
     return numbers(net, history)
 

@@ -49,6 +49,13 @@ def refusal(namespace, **options) -> str:
     return message
 
 
+def test_averaging_is_for_transfers_and_leaves_their_backbones_as_they_were(parameters):
+    usual, averaged = (check(parameters(averaged=share)).runs("ft")[0] for share in (0, 0.25))
+    assert (usual.sgd.averaged, averaged.sgd.averaged) == (0, 0.25)
+    assert averaged.key != usual.key
+    assert averaged.backbone().key == usual.backbone().key
+
+
 def test_auto_becomes_the_device_that_it_takes_and_says_so(parameters, capsys):
     with PretendDevice():
         assert check(parameters(device="auto")).device == "cuda"
@@ -307,6 +314,7 @@ def test_paper_pairs_are_the_default_on_real_images(real_cifar100, parameters):
         ({"backbone_share": -0.1}, ["backbone_share", "-0.1"]),
         ({"backbone_share": 1.5}, ["backbone_share", "1.5"]),
         ({"backbone_share": "half"}, ["backbone_share", "'half'"]),
+        ({"averaged": 25}, ["averaged", "between 0 and 1", "25"]),
         (
             {"source": ["digits-0-4"] * 2, "target": ["digits-5-9"] * 2},
             ["every pair", "once"],

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import psutil
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rtl_utils.data import Task, as_float, hold_out
-from rtl_utils.models import Net, build, mlp
+from rtl_utils.models import Net, build, estimate_statistics, mlp
 from rtl_utils.paths import Path
 from rtl_utils.schedules import CONSTANT, Grid, IsoClassification
 from rtl_utils.training import (
@@ -82,6 +82,11 @@ def state(replica):
 def weights(net):
     """All trainable weights as one vector."""
     return nn.utils.parameters_to_vector(net.parameters())
+
+
+def flat(net):
+    """A copy of all trainable weights as one vector, in whatever order they lie in memory."""
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
 def assert_close(a, b, tolerance=1e-9):
@@ -245,6 +250,52 @@ def test_training_is_torchs_sgd(kind, settings, request):
     assert_close(state(replica), net.state_dict(), tolerance=1e-8)
     assert history.train_loss == pytest.approx(losses, rel=1e-8)
     assert history.weight_length[-1] == pytest.approx(length, rel=1e-8)
+
+
+@dataclass
+class Gathered:
+    """The trained weights after every step."""
+
+    seen: list = field(default_factory=list)
+
+    def __call__(self, net, path, tau, done, epochs):
+        pass
+
+    def after_step(self, net):
+        self.seen.append(flat(net))
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_averaged_weights_are_the_mean_of_those_after_the_last_steps(cnn, share):
+    usual, averaged = (cnn(sgd=replace(FAST, averaged=part)) for part in (0.0, share))
+    usual.callback = Gathered()
+    fit([usual])
+    fit([averaged])
+    last = usual.callback.seen[-math.ceil(share * usual.steps) :]
+    torch.testing.assert_close(flat(averaged.net), torch.stack(last).mean(0))
+    here = copy.deepcopy(averaged.net)
+    estimate_statistics(here, averaged.path.target.x_train)
+    for one, other in zip(averaged.net.buffers(), here.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_stack_with_averaged_weights_equals_each_alone(perceptron):
+    sgd = replace(FAST, averaged=0.5)
+    together = [perceptron(seed=seed, sgd=sgd) for seed in range(3)]
+    alone = [perceptron(seed=seed, sgd=sgd) for seed in range(3)]
+    fit(together, on_epoch=lambda replicas, histories: None)  # one program
+    for one, other in zip(together, alone, strict=True):
+        fit([other])
+        assert_close(state(one), state(other))
+
+
+def test_a_run_that_diverged_is_not_averaged(perceptron):
+    sgd = replace(FAST, averaged=0.5)
+    wild, calm = perceptron(sgd=replace(sgd, lr=1e20)), perceptron(sgd=sgd)
+    histories = fit([wild, calm], on_epoch=lambda replicas, histories: None)
+    assert [history.diverged is None for history in histories] == [False, True]
+    for replica in (wild, calm):
+        assert all(torch.isfinite(values).all() for values in replica.net.state_dict().values())
 
 
 def squared_distance(net, start):
@@ -817,7 +868,8 @@ def test_device_that_is_not_there_is_refused_before_training(perceptron, device)
     + [("momentum", v) for v in (1, 1.5, -0.1, math.nan)]
     + [("weight_decay", v) for v in (-1, math.nan, math.inf)]
     + [("l1", v) for v in (-1e-9, math.nan)]
-    + [("l2_sp", v) for v in (-0.1, math.inf, "1")],
+    + [("l2_sp", v) for v in (-0.1, math.inf, "1")]
+    + [("averaged", v) for v in (-0.1, 1.1, "1")],
 )
 def test_sgd_value_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be") as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rtl_utils import devices
 from rtl_utils.data import Task, as_float, soft_labels
-from rtl_utils.models import Net
+from rtl_utils.models import Net, estimate_statistics
 from rtl_utils.paths import Path
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
@@ -263,6 +263,7 @@ def _train(
         stopped = on_epoch is not None and on_epoch(list(group), training.histories)
         if stopped or all(history.diverged for history in training.histories):
             break
+    training.finish()
     for replica, history in zip(group, training.histories, strict=True):
         replica.net.eval()
         history.seconds = (time.perf_counter() - started) / len(group)
@@ -316,6 +317,19 @@ class _Training:
                 history.add(measured[r])
         self.program.write_back()
         self._call_back(taus, epoch + 1)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Put averaged weights in place, where they are asked for and the training was sound."""
+        if self.optimiser.mean is None:
+            return
+        sound = [r for r, history in enumerate(self.histories) if history.diverged is None]
+        for r in sound:
+            self.program.weights[r] = self.optimiser.mean[r]
+        self.program.write_back()
+        for r in sound:
+            if not self.group[r].net.frozen_statistics:
+                estimate_statistics(self.group[r].net, self.targets[r].x_train)
 
     def _steps(self, taus: Sequence[float], epoch: int) -> tuple[Tensor, Tensor]:
         """The epoch's steps: (t, r) shares of the mean loss, and (r,) accuracies.

@@ -36,6 +36,9 @@ class Sgd:
             those that training starts from, and of the head's h towards 0; BatchNorm's own weights
             are left free (Li et al. 2018, equation 2).
         cosine: lr_t falls from lr to 0 along half a cosine; else it stays.
+        averaged: share of the last steps after which the weights are averaged; the network ends
+            with their mean, and with BatchNorm statistics that are estimated anew on the target
+            (Izmailov et al. 2018). 0 for the last weights.
 
     Raises:
         ValueError: for a value outside its range.
@@ -51,6 +54,7 @@ class Sgd:
     l1: float = 0.0
     l2_sp: float = 0.0
     cosine: bool = False
+    averaged: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -65,6 +69,7 @@ class Sgd:
         for name in ("weight_decay", "l1", "l2_sp"):
             value = getattr(self, name)
             _check_number(name, value, "0 or more", lambda value: 0 <= value <= _LARGEST)
+        _check_number("averaged", self.averaged, "0 to 1", lambda share: 0 <= share <= 1)
 
     def rate(self, step: int, steps: int) -> float:
         """lr_t / lr at a step of the whole training."""
@@ -81,6 +86,7 @@ class Momentum:
         net: one of the networks, which says what its weights are.
 
     length: (r,) of the path that the weights have taken.
+    mean: (r, P) of the weights after the last steps; None where they are not averaged.
     """
 
     def __init__(self, program: Program, sgds: Sequence[Sgd], steps: int, net: Net) -> None:
@@ -95,6 +101,8 @@ class Momentum:
         self.length = self.velocity.sum(1)
         self.pull = _Pull(net, weights) if self.sgd.l2_sp else None
         self.first_layer = program.leaves[0].numel() // len(weights)  # it lies first in the weights
+        self.single = steps - math.ceil(self.sgd.averaged * steps)  # steps that are not averaged
+        self.mean = weights.detach().clone() if self.sgd.averaged else None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -114,6 +122,8 @@ class Momentum:
         weights.sub_(self.velocity)
         self.length += self.velocity.norm(dim=1)
         self.steps_done += 1
+        if self.mean is not None and self.steps_done > self.single:
+            self.mean.lerp_(weights, 1 / (self.steps_done - self.single))
 
 
 class _Pull:

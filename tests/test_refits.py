@@ -1,0 +1,167 @@
+"""A refit is what it says: the least weights that give what the layers gave, on a path of tasks."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from rtl_utils.data import Shortcut, Task, load, plant
+from rtl_utils.methods import Setup, pretrain, transfer
+from rtl_utils.models import build, network_inputs, predict
+from rtl_utils.refits import imitated, refit
+from rtl_utils.training import Sgd
+
+WIDTH = (4, 4, 8, 8)
+draw = torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def source(pictures):
+    return pictures("source", 1, per_class=8)
+
+
+@pytest.fixture
+def target(pictures):
+    return pictures("target", 2, per_class=8)
+
+
+@pytest.fixture
+def backbone(source):
+    net, _ = pretrain(source, seed=0, sgd=Sgd(epochs=2, batch_size=8), width=WIDTH)
+    return net.double()
+
+
+def grey(task: Task) -> Task:
+    """The task with its images' colours taken away."""
+
+    def without_colour(x):
+        return x.float().mean(1, keepdim=True).round().to(x.dtype).expand_as(x).contiguous()
+
+    return replace(task, x_train=without_colour(task.x_train), x_val=without_colour(task.x_val))
+
+
+def as_trained_on(net, task):
+    """The network whose BatchNorm keeps the statistics that it has."""
+    net = copy.deepcopy(net)
+    net.frozen_statistics = True
+    return net, predict(net, task.x_train)
+
+
+def colour(net):
+    """The part of the first layer's weights that answers to colour: no grey image excites it."""
+    weight = net.body[0][0].weight.detach()
+    return weight - weight.mean(1, keepdim=True)
+
+
+def test_at_the_source_it_is_the_backbone(backbone, source, target):
+    net, before = as_trained_on(backbone, source)
+    refit(net, target, source, tau=0.0, smoothing=0.0)
+    torch.testing.assert_close(predict(net, source.x_train), before)
+
+
+def test_at_the_target_it_gives_what_the_backbone_gave_there_from_less_weight(backbone, target):
+    shown = grey(target)
+    net, before = as_trained_on(backbone, shown)
+    refit(net, shown, smoothing=0.0)
+    torch.testing.assert_close(predict(net, shown.x_train), before)
+    assert colour(backbone).norm() > 0.1
+    assert colour(net).abs().max() < 1e-9
+
+
+def test_statistics_are_those_of_the_target(backbone, target):
+    refit(backbone, target)
+    (convolution, norm, *_) = backbone.body[0]
+    given = convolution(network_inputs(backbone, target.x_train))
+    torch.testing.assert_close(norm.running_mean, given.mean((0, 2, 3)), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
+def test_first_layer_is_the_ridge_solution_on_the_mixture_of_patches(backbone, source, target, tau):
+    """The moments are counted patch by patch, and the normal equations solved directly."""
+    old = backbone.body[0][0].weight.detach().clone().flatten(1)
+    mean, second = torch.zeros(27).double(), torch.zeros(27, 27).double()
+    for share, task in ((1 - tau, source), (tau, target)):
+        padded = nn.functional.pad(network_inputs(backbone, task.x_train), (1, 1, 1, 1))
+        side = task.side
+        windows = [padded[:, :, i : i + 3, j : j + 3] for i in range(side) for j in range(side)]
+        patches = torch.cat([window.flatten(1) for window in windows])
+        mean += share * patches.mean(0)
+        second += share * patches.T @ patches / len(patches)
+    covariance = second - mean.outer(mean)
+    eps = 0.1 * covariance.diagonal().mean() * torch.eye(27)
+    refit(backbone, target, source, tau=tau, smoothing=0.1)
+    wanted = old @ covariance @ torch.linalg.inv(covariance + eps)
+    torch.testing.assert_close(backbone.body[0][0].weight.flatten(1), wanted)
+
+
+def test_closed_form_is_where_gradient_descent_on_the_imitation_task_ends():
+    x = torch.randn(40, 6, generator=draw).double() @ torch.diag(torch.arange(6.0)).double() / 3
+    weight = torch.randn(3, 6, generator=draw).double()
+    centred = x - x.mean(0)
+    covariance = centred.T @ centred / len(x)
+    eps = 0.2 * covariance.diagonal().mean()
+    v = torch.zeros_like(weight, requires_grad=True)
+    optimiser = torch.optim.LBFGS([v], max_iter=500, tolerance_grad=1e-12, tolerance_change=0)
+
+    def loss():
+        optimiser.zero_grad()
+        error = (centred @ (v - weight).T).square().sum(1).mean() + eps * v.square().sum()
+        error.backward()
+        return error
+
+    optimiser.step(loss)
+    torch.testing.assert_close(imitated(weight, covariance, 0.2), v.detach(), rtol=1e-6, atol=1e-8)
+
+
+def test_more_smoothing_leaves_less_weight_and_no_input_leaves_none():
+    x = torch.randn(40, 6, generator=draw).double()
+    weight, covariance = torch.randn(3, 6, generator=draw).double(), x.T @ x / 40
+    norms = [imitated(weight, covariance, smoothing).norm() for smoothing in (0, 0.1, 1, 10)]
+    assert norms == sorted(norms, reverse=True)
+    torch.testing.assert_close(imitated(weight, covariance, 0.0), weight)
+    assert not imitated(weight, 0 * covariance, 0.03).any()
+    assert not imitated(weight, 0 * covariance, 0.0).any()
+
+
+@pytest.mark.parametrize("width", ["plain", "batchnorm"])
+def test_a_perceptron_can_be_refitted_too(table, width):
+    task = table()
+    net = build(task, width, 0).double()
+    net.frozen_statistics = True
+    before = predict(net, task.x_train)
+    refit(net, task, smoothing=0.0)
+    torch.testing.assert_close(predict(net, task.x_train), before)
+
+
+def test_fine_tuning_cannot_forget_colour_on_grey_images_and_a_refit_does():
+    """The method's reason, on the real digits: the gradient of the colour's weights is zero."""
+    clean = load("digits", "digits-0-4", 0)
+    source = plant(clean, Shortcut(classes=clean.class_names[-1:]), 0)
+    target = load("digits", "digits-5-9", 0, 10)
+    backbone, _ = pretrain(source, seed=0, sgd=Sgd(epochs=2), width=WIDTH)
+    setup = Setup(sgd=Sgd(epochs=3), width=WIDTH)
+    tuned, _ = transfer("ft", backbone, source, target, seed=0, setup=setup)
+    refitted, _ = transfer("refit", backbone, source, target, seed=0, setup=setup)
+    assert colour(backbone).norm() > 0.1
+    assert (colour(tuned) - colour(backbone)).norm() < 1e-5 * colour(backbone).norm()
+    assert colour(refitted).norm() < 1e-5 * colour(backbone).norm()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"tau": 1.5}, "tau must lie between 0 .* 1 .*; got 1.5"),
+        ({"tau": -0.1}, "tau must lie between .*; got -0.1"),
+        ({"smoothing": -1.0}, "smoothing must be 0 or more; got -1.0"),
+        ({"smoothing": float("nan")}, "smoothing must be 0 or more; got nan"),
+        ({"tau": 0.5}, "a tau below 1 needs the source; got tau = 0.5"),
+    ],
+)
+def test_wrong_values_are_refused_before_a_weight_moves(backbone, target, values, says):
+    before = copy.deepcopy(backbone.state_dict())
+    with pytest.raises(ValueError, match=says):
+        refit(backbone, target, **values)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, before[name])
