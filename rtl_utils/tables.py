@@ -120,7 +120,7 @@ class Deciding(NamedTuple):
     """The rows that verdicts are taken from, see `deciding`.
 
     Args:
-        rows: tidy rows; empty if nothing is stored for these tasks.
+        rows: tidy rows of the values after training; empty if nothing is stored for these tasks.
         text: whose rows and seeds they are, for a caption.
     """
 
@@ -223,7 +223,8 @@ def deciding(
             `without_shortcut`; None for all.
     """
     if live.seed.nunique() >= FEWEST:
-        return Deciding(live, f"this notebook, {seeds_text(live)}")
+        final = live[live.epoch == FINAL]
+        return Deciding(final, f"this notebook, {seeds_text(final)}")
     (dataset,) = set(live.dataset)
     rows = course(dataset)
     if len(rows):
