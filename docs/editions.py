@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -53,7 +54,7 @@ REVEAL_FILES = (
 MATHJAX = Path(str(files("mathjax") / "static/mathjax/es5/tex-svg-full.js"))
 STATIC = "reveal"  # folder of the parts that all slides share
 HEADING = re.compile(r"(#{1,3}) (.+)")
-ANSWER = re.compile(r'exercises\.check\("([\d.]+)"')
+CHECK = re.compile(r'exercises\.check\("([\d.]+)"')
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 
@@ -115,7 +116,7 @@ def filled(notebook: NotebookNode) -> NotebookNode:
     answers = _answers(notebook)
     cells: list[NotebookNode] = []
     for cell in notebook.cells:
-        found = ANSWER.search(cell.source) if cell.cell_type == "code" else None
+        found = CHECK.search(cell.source) if cell.cell_type == "code" else None
         if found is None:
             cells.append(cell)
             continue
@@ -123,7 +124,7 @@ def filled(notebook: NotebookNode) -> NotebookNode:
             cells.pop()
         if found[1] not in answers:
             raise ValueError(f"exercise {found[1]} has no solution")
-        cells += answers[found[1]]
+        cells += [_with_check(answer, cell.source) for answer in answers[found[1]]]
     return _copy(notebook, cells)
 
 
@@ -141,6 +142,8 @@ def clean(notebook: NotebookNode) -> NotebookNode:
             level = len(title[1])
             headings = [above for above in headings if _level(above) < level]
             headings.append(_markdown(title[0], cell))
+    for cell in cells:
+        del cell.metadata["section"]
     return student(_copy(notebook, cells))
 
 
@@ -166,36 +169,52 @@ def sections(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def _answers(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
-    """Number of an exercise -> the cells of its solution; the first one brings what they import."""
-    (title,) = [cell.source for cell in notebook.cells[:1]]
-    number = _heading(title).split(" ")[0].zfill(2)
-    found = headless.solutions(number)
-    if not found:
-        return {}
-    groups: list[list[NotebookNode]] = []
-    for cell in nbformat.read(found[0], as_version=4).cells:
-        if cell.cell_type == "markdown":
-            groups.append([])
-        groups[-1].append(cell)
+    """Number of an exercise -> the cells of its solution; before the first, what they import."""
+    number = _heading(notebook.cells[0].source).split(" ")[0].zfill(2)
+    parts: list[list[NotebookNode]] = []  # a text and the code below it
+    for path in headless.solutions(number):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                parts.append([])
+            parts[-1].append(cell)
     answers = {}
-    imports: list[str] = []
-    for group in groups:
-        code = "\n".join(cell.source for cell in group if cell.cell_type == "code")
-        numbers = ANSWER.findall(code)
-        if not numbers:
-            imports += _imports(code)
-        elif imports:
-            answers[numbers[0]] = [nbformat.v4.new_code_cell("\n".join(imports)), *group]
-            imports = []
+    set_up = ""
+    for part in parts:
+        code = "\n".join(cell.source for cell in part if cell.cell_type == "code")
+        if found := CHECK.search(code):
+            answers[found[1]] = part
         else:
-            answers[numbers[0]] = group
+            set_up += f"{code}\n"
+    if answers:
+        cells = chain(*answers.values())
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        first = next(iter(answers))
+        answers[first] = [nbformat.v4.new_code_cell(_imports(set_up, code)), *answers[first]]
     return answers
 
 
-def _imports(code: str) -> list[str]:
-    """The lines of code that import."""
-    kinds = (ast.Import, ast.ImportFrom)
-    return [ast.unparse(node) for node in ast.parse(code).body if isinstance(node, kinds)]
+def _imports(set_up: str, code: str) -> str:
+    """Those imports of a set-up whose names some code uses."""
+    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    lines = []
+    for node in ast.parse(set_up).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            node.names = [name for name in node.names if (name.asname or name.name) in used]
+            lines += [ast.unparse(node)] if node.names else []
+    return "\n".join(lines)
+
+
+def _with_check(answer: NotebookNode, check: str) -> NotebookNode:
+    """A cell of a solution that hands the notebook's own objects to the check."""
+    made = nbformat.from_dict(answer)
+    if made.cell_type == "code":
+        lines = made.source.splitlines()
+        for node in ast.parse(made.source).body:
+            if CHECK.match("\n".join(lines[node.lineno - 1 : node.end_lineno])):
+                lines[node.lineno - 1 : node.end_lineno] = [check]
+                break
+        made.source = "\n".join(lines)
+    return made
 
 
 # --- slides ---------------------------------------------------------------------------------------

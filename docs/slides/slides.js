@@ -88,7 +88,11 @@ function lay(slide) {
 }
 
 function fits(slide) {
-  return slide.offsetHeight <= HEIGHT;
+  return height(slide) <= HEIGHT;
+}
+
+function height(part) {
+  return part.getBoundingClientRect().height;
 }
 
 /* A further slide below the same heading. */
@@ -131,10 +135,9 @@ function resize(piece, size) {
 function shrink(piece, slide, least) {
   const picture = piece.tagName === "IMG" ? piece : piece.querySelector("img");
   if (picture) {
-    const height = picture.offsetHeight;
-    const room = height - (slide.offsetHeight - HEIGHT);
-    if (room < height * least.IMG) return false;
-    picture.style.maxHeight = `${Math.floor(room)}px`;
+    const left = height(picture) - (height(slide) - HEIGHT);
+    if (left < height(picture) * least.IMG) return false;
+    picture.style.maxHeight = `${Math.floor(left)}px`;
     return true;
   }
   if (piece.tagName !== "TABLE") return false;
