@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import browser
 import pytest
@@ -173,23 +174,53 @@ SLIDES = """() => {
 }"""
 
 
-def slides_of(page):
-    """What every slide shows, in the order of the arrow keys."""
-    page.wait_for_function("window.Reveal?.isReady()")
-    return page.evaluate(SLIDES)
+class Deck(NamedTuple):
+    """What a browser shows of a deck.
+
+    Args:
+        slides: in the order of the arrow keys, what `SLIDES` says of each.
+        code: texts of all boxes of code and printed text.
+        wrong: errors, requests to other machines, and formulas that MathJax cannot read.
+    """
+
+    slides: list[dict]
+    code: list[str]
+    wrong: list[str]
+
+
+def deck(chromium, path, picture=None):
+    """Open a deck at a projector's size and page through it."""
+    with browser.visit(chromium, path.as_uri()) as seen:
+        seen.page.wait_for_function("window.Reveal?.isReady()")
+        if picture:
+            SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+            seen.page.screenshot(path=SCREENSHOTS / picture)
+        formulas = seen.page.locator("[data-mjx-error], mjx-merror").all_text_contents()
+        code = seen.page.locator(".slides pre").all_text_contents()
+        slides = seen.page.evaluate(SLIDES)
+        return Deck(slides, code, [*seen.foreign, *seen.errors, *formulas])
+
+
+@pytest.fixture(scope="module")
+def decks(built, chromium):
+    """The decks of the course by the name of their notebook, each opened once."""
+    opened = {}
+
+    def get(name):
+        if name not in opened:
+            path = built / "slides" / f"{name}.html"
+            opened[name] = deck(chromium, path, f"slides-{name}.png")
+        return opened[name]
+
+    return get
 
 
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_slide_fits_a_projector_and_asks_no_other_machine(built, chromium, name):
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with browser.visit(chromium, (built / "slides" / f"{name}.html").as_uri()) as seen:
-        slides = slides_of(seen.page)
-        seen.page.screenshot(path=SCREENSHOTS / f"slides-{name}.png")
-        assert not seen.foreign
-        assert not seen.errors
-        assert not seen.page.locator("[data-mjx-error], mjx-merror").count()
+def test_every_slide_fits_a_projector_and_asks_no_other_machine(decks, name):
+    slides = decks(name).slides
+    assert not decks(name).wrong
     assert len(slides) > 10
     for slide in slides:
         where = slide["heading"]
@@ -204,16 +235,16 @@ def test_every_slide_fits_a_projector_and_asks_no_other_machine(built, chromium,
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_slides_show_every_section_and_figure_but_no_set_up_and_no_exercise(built, chromium, name):
+def test_slides_show_every_section_and_figure_but_no_set_up_and_no_exercise(decks, name):
     source = "\n".join(cell.source for cell in cells(NOTEBOOKS[name], "markdown"))
     sections = re.findall(r"^#{1,3} ([^\n$]+)$", source, re.M)
-    with browser.visit(chromium, (built / "slides" / f"{name}.html").as_uri()) as seen:
-        slides = slides_of(seen.page)
-        code = seen.page.locator(".slides pre").all_text_contents()
+    slides = decks(name).slides
     headings = list(dict.fromkeys(slide["heading"] for slide in slides))
     apart = ("Exercises", "Self-check")
     assert headings == [title.replace("`", "") for title in sections if title not in apart]
-    assert not any("check(globals()" in text or "exercises." in text for text in code)
+    assert not any(
+        said in code for code in decks(name).code for said in ("globals()", "exercises.")
+    )
     outputs = [output for cell in cells(NOTEBOOKS[name], "code") for output in cell.outputs]
     figures = sum("image/png" in output.get("data", {}) for output in outputs)
     assert sum(len(slide["pictures"]) for slide in slides) == figures + source.count("![")
@@ -230,23 +261,27 @@ def table(rows):
     return new_output("display_data", data)
 
 
-def deck(editions, built, chromium, *further):
-    """The slides of a notebook with these cells below its first heading."""
-    first = [new_markdown_cell("# 1 · Test\n\nWhy?"), new_code_cell("set_up = 1")]
-    notebook = new_notebook(cells=[*first, *further])
-    path = built / "slides" / "test.html"
-    path.write_text(editions.slides(notebook, ROOT / "notebooks"))
-    with browser.visit(chromium, path.as_uri()) as seen:
-        slides = slides_of(seen.page)
-        assert not seen.errors
-        return slides, seen.page.locator(".slides pre").all_text_contents()
+@pytest.fixture
+def make(editions, built, chromium):
+    """Makes a deck of a notebook with these cells below its first heading."""
+
+    def of(*further):
+        first = [new_markdown_cell("# 1 · Test\n\nWhy?"), new_code_cell("set_up = 1")]
+        path = built / "slides" / "test.html"
+        made = editions.slides(new_notebook(cells=[*first, *further]), ROOT / "notebooks")
+        path.write_text(made)
+        shown = deck(chromium, path)
+        assert not shown.wrong
+        return shown
+
+    return of
 
 
 @pytest.mark.kernel
 @pytest.mark.slow
-def test_a_long_table_goes_on_on_the_next_slide_and_loses_nothing(editions, built, chromium):
+def test_a_long_table_goes_on_on_the_next_slide_and_loses_nothing(make):
     cell = new_code_cell("table", outputs=[table(100)])
-    slides, _ = deck(editions, built, chromium, new_markdown_cell("## Rows"), cell)
+    slides = make(new_markdown_cell("## Rows"), cell).slides
     assert len(slides) > 2
     assert [value for slide in slides for value in slide["cells"]] == [
         f"value {k}" for k in range(100)
@@ -257,7 +292,7 @@ def test_a_long_table_goes_on_on_the_next_slide_and_loses_nothing(editions, buil
 
 @pytest.mark.kernel
 @pytest.mark.slow
-def test_long_code_text_and_wide_tables_fit(editions, built, chromium):
+def test_long_code_text_and_wide_tables_fit(make):
     wide = "".join(f"<td>column {k}</td>" for k in range(40))
     data = {"text/html": f"<table><tbody><tr>{wide}</tr></tbody></table>"}
     further = [
@@ -266,13 +301,13 @@ def test_long_code_text_and_wide_tables_fit(editions, built, chromium):
         new_code_cell("wide", outputs=[new_output("display_data", data)]),
         new_code_cell("print()", outputs=[new_output("stream", text="word " * 400)]),
     ]
-    slides, _ = deck(editions, built, chromium, *further)
+    slides = make(*further).slides
     assert all(slide["bottom"] <= 720 and slide["right"] <= 1280 for slide in slides)
 
 
 @pytest.mark.kernel
 @pytest.mark.slow
-def test_results_hide_their_code_and_tags_are_for_exceptions(editions, built, chromium):
+def test_results_hide_their_code_and_tags_are_for_exceptions(make):
     def shows(source, *tags):
         return new_code_cell(source, outputs=[table(3)], metadata={"tags": list(tags)})
 
@@ -287,7 +322,7 @@ def test_results_hide_their_code_and_tags_are_for_exceptions(editions, built, ch
         new_code_cell("plumbing = 1", metadata={"tags": ["slide-result"]}),
         new_markdown_cell("Said aloud.", metadata={"slideshow": {"slide_type": "notes"}}),
     ]
-    slides, code = deck(editions, built, chromium, *further)
+    slides, code, _ = make(*further)
     assert "".join(code).split("\n")[:-1] == ["kept = 1", "idea = 1"]
     text = "".join(slide["text"] for slide in slides)
     assert all(shown in text for shown in ("First.", "Third:", "a list", "Predict."))
