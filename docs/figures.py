@@ -9,11 +9,12 @@ from distance_page import distance_rows, kind_seeds, matrices_of
 from matplotlib.figure import Figure
 from sections import CONDITION_NAMES, MAP_SWEEPS, METHOD_SWEEPS, SIZES_SWEEP, sweep_title
 from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
-from wording import COURSE, capitalised, course_rows, transfers
+from wording import ON_IMAGES, capitalised, transfers
 
 from rtl_utils import claims, distances, paper, plotting, tables
 from rtl_utils.data import DATASETS
 from rtl_utils.runs import BACKBONE
+from rtl_utils.statistics import FEWEST
 from rtl_utils.tables import seed_count
 
 IMAGES_PER_CLASS = {"digits": 126, "cifar100": 500}  # of a target, where it has all
@@ -26,8 +27,8 @@ def pictures() -> dict[str, Figure]:
     matrices = {kind: found[kind] for kind in paper.GAO_DISTANCES if kind in found}
     methods = {name: trade_offs(name) for name in METHOD_SWEEPS if not tables.stored(name).empty}
     figures = {**methods, **learning_rate_maps()}
-    for dataset in COURSE:
-        stored = course_rows(dataset)
+    for dataset in ON_IMAGES:
+        stored = tables.course(dataset)
         if stored.empty:
             continue
         usual = transfers(stored)
@@ -50,7 +51,7 @@ def pictures() -> dict[str, Figure]:
 def enough_seeds(rows: pd.DataFrame) -> bool:
     """Whether every pair's shortcut test has the seeds that a verdict needs."""
     tests = tables.shortcut_at_test(rows).groupby(list(tables.PAIR)).seed.nunique()
-    return bool(tests.min() >= claims.fewest(rows))
+    return bool(tests.min() >= FEWEST)
 
 
 def restored_features() -> Figure:

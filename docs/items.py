@@ -8,7 +8,7 @@ import pandas as pd
 from distance_page import RANKS_TITLE, distance_rows, matrices_of
 from sections import course_title
 from synthetic import SYNTHETIC_SWEEP, SYNTHETIC_TITLE, target_models
-from wording import COURSE, course_rows, paragraphs, transfers
+from wording import ON_IMAGES, paragraphs, transfers
 
 from rtl_utils import claims, paper, tables
 from rtl_utils.data import DATASETS
@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
 def items_section() -> str:
     """Every table, figure and claim of the paper, with its place, data, seeds and verdict."""
-    items = [*synthetic_items(), *[item for name in COURSE for item in course_items(name)]]
+    items = [*synthetic_items(), *[item for name in ON_IMAGES for item in course_items(name)]]
     items += distance_items()
     if not items:
         return ""
@@ -134,7 +134,7 @@ def _lime_items(rows: pd.DataFrame, plain: pd.DataFrame, data: str) -> Iterator[
 
 def course_items(dataset: str) -> Iterator[Item]:
     """Tables 1 to 3, figure 3, and claims 1 to 4, on one data set."""
-    rows = course_rows(dataset)
+    rows = tables.course(dataset)
     if rows.empty:
         return
     usual = transfers(rows)

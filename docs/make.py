@@ -36,10 +36,9 @@ from sections import (
 )
 from synthetic import SYNTHETIC_SWEEP, synthetic_section
 from wording import (
-    COURSE,
+    ON_IMAGES,
     capitalised,
     commands,
-    course_rows,
     origins,
     paragraphs,
     transfers,
@@ -48,6 +47,7 @@ from wording import (
 
 from rtl_utils import claims, plotting, tables
 from rtl_utils.data import DATASETS
+from rtl_utils.statistics import FEWEST
 from rtl_utils.tables import seed_count
 
 HERE = Path(__file__).resolve().parent
@@ -83,7 +83,7 @@ def results_page() -> str:
         introduction(),
         items_section(),
         synthetic_section(SYNTHETIC_SWEEP),
-        *[course_section(dataset) for dataset in COURSE],
+        *[course_section(dataset) for dataset in ON_IMAGES],
         sizes_section(SIZES_SWEEP),
         steps_section(),
         frozen_section(FROZEN_SWEEP),
@@ -94,7 +94,7 @@ def results_page() -> str:
         commands(
             [
                 SYNTHETIC_SWEEP,
-                *[name for names in COURSE.values() for name in names],
+                *[name for dataset in ON_IMAGES for name in tables.COURSE[dataset]],
                 SIZES_SWEEP,
                 FROZEN_SWEEP,
                 *MAP_SWEEPS,
@@ -126,7 +126,7 @@ def headline() -> str:
 
 def claims_parts(dataset: str) -> list[str]:
     """The verdicts on one data set, with where their rows come from."""
-    rows = course_rows(dataset)
+    rows = tables.course(dataset)
     table = notebook_verdicts(rows) if len(rows) else pd.DataFrame()
     if table.empty:
         return []
@@ -134,7 +134,7 @@ def claims_parts(dataset: str) -> list[str]:
     return [
         f"""**{capitalised(title)}.** The paper's claims 1 and 3 about uncoupled transfer (UT) and
         fine-tuning (FT), and the course's own question. The first p decides for the claim, the
-        second against it; a verdict needs {claims.fewest(rows)} seeds.""",
+        second against it; a verdict needs {FEWEST} seeds.""",
         tables.markdown(table),
         *origins(dataset),
     ]

@@ -6,7 +6,6 @@ A section of a sweep that has no rows is empty, and is left out of its page.
 import pandas as pd
 from wording import (
     capitalised,
-    course_rows,
     method_table,
     of_sweep,
     origins,
@@ -48,16 +47,17 @@ def introduction() -> str:
         possible range where runs crowd at its edge. A seed sets the weights, the order of
         the images, the places of the shortcut and, on the digits, the images themselves.
         The shortcut is a tennis ball.""",
-        f"""There is no interval for fewer than three seeds, or where all values are equal. Counts
-        of runs have Clopper-Pearson intervals. A run is stuck if its training accuracy is at most
+        f"""With fewer than five seeds there is no interval, and the single values stand in round
+        brackets; there is none either where all values are equal. Counts of runs have
+        Clopper-Pearson intervals. A run is stuck if its training accuracy is at most
         {100 * tables.STUCK:.0f} %: it has not learned, so its flips say nothing about the
         shortcut.""",
         """A verdict is decided by the p-values beside it, which are adjusted by Holm's method over
         the table: "reproduced" if p lies below 0.05, "not reproduced" if p of the opposite does,
         else "undecided". A claim that one value is larger is tested by Student's t, two-sided; a
         claim that two are alike by two one-sided tests (TOST). p of Wilcoxon's signed-rank test
-        against no difference stands beside them and decides nothing. With fewer than three seeds
-        (five on CIFAR-100) there is no verdict. Pairs of tasks are never pooled. The seeds that
+        against no difference stands beside them and decides nothing. With fewer than five seeds
+        there is no verdict. Pairs of tasks are never pooled. The seeds that
         would decide what is undecided do so in four of five such experiments, if mean and spread
         stay what they are, and without an adjustment for other claims.""",
         one_seed_text(),
@@ -66,7 +66,7 @@ def introduction() -> str:
 
 def one_seed_text() -> str:
     """What the choice of the images alone does to a difference of two accuracies on CIFAR-100."""
-    rows = course_rows("cifar100")
+    rows = tables.course("cifar100")
     if rows.empty:
         return ""
     moved = transfers(rows)
@@ -80,7 +80,7 @@ def one_seed_text() -> str:
 
 def course_section(dataset: str) -> str:
     """The runs of notebooks 03 to 05 on one data set: the paper's tables and claims."""
-    rows = course_rows(dataset)
+    rows = tables.course(dataset)
     if rows.empty:
         return ""
     usual = transfers(rows)

@@ -7,15 +7,13 @@ from functools import wraps
 import numpy as np
 import pandas as pd
 
-from rtl_utils import paper, tables
+from rtl_utils import tables
 from rtl_utils.runs import BACKBONE
 from rtl_utils.tables import BEFORE, listed
 
 TRANSFERS = (BEFORE, "scratch", "ft", "fixed", "ut", "ut-mixture", "mixup")
-# Columns that tell where a run stands in the tables, see `course_rows`.
-SETTING = ["source", "target", "source_shortcut", "target_shortcut", "n_train"]
-# Data set -> the sweeps whose runs are those of notebooks 03 to 05.
-COURSE = {"cifar100": ("table1", "table3", "salman"), "digits": ("digits",)}
+# The data sets of images, as the pages list them.
+ON_IMAGES = ("cifar100", "digits")
 
 
 def of_sweep(section: Callable[[str, pd.DataFrame], str]) -> Callable[[str], str]:
@@ -29,25 +27,9 @@ def of_sweep(section: Callable[[str, pd.DataFrame], str]) -> Callable[[str], str
     return build
 
 
-def course_rows(dataset: str) -> pd.DataFrame:
-    """Rows of all runs of notebooks 03 to 05 on a data set, as tables list them.
-
-    Sweeps share runs. A run of two sweeps has one key and the same values in both, so it counts
-    once; a network from scratch, one run for all sources, stands beside each of them.
-    """
-    parts = [tables.stored(name) for name in COURSE[dataset]]
-    rows = pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
-    if rows.empty:
-        return rows
-    found = tables.in_order(rows.drop_duplicates(["run", "metric", *SETTING]))
-    pairs = {source: place for place, (source, _) in enumerate(paper.TABLES)}
-    # the paper's pairs in its order, each with its own source
-    return found.sort_values("source", key=lambda of: of.map(pairs), kind="stable")
-
-
 def origins(dataset: str) -> list[str]:
-    """Where the rows of `course_rows` come from, one paragraph per sweep that has rows."""
-    stored = {name: tables.stored(name) for name in COURSE[dataset]}
+    """Where the rows of `tables.course` come from, one paragraph per sweep that has rows."""
+    stored = {name: tables.stored(name) for name in tables.COURSE[dataset]}
     return [tables.origin(name, rows) for name, rows in stored.items() if len(rows)]
 
 

@@ -61,7 +61,6 @@ NEAR_CHANCE = 0.05  # from chance, within which an accuracy is at chance (claim 
 # give 0.035 on either side, so a narrower margin could hardly be met
 CHANCE = 0.2  # accuracy of guessing: every image task here has five classes
 CLAIM_4 = "claim 4: FT stuck more often"  # column of `frozen_table`
-_FEWEST = {"cifar100": 5}  # seeds that a verdict needs on a data set, where more than usual
 
 # Where the shortcut is in the runs with frozen statistics and in the maps.
 CONDITIONS = (
@@ -101,18 +100,16 @@ class Judged(NamedTuple):
         interval: of the mean of their differences, as fractions.
         p: of the claim; see `statistics.p_values`.
         opposite: p of its opposite.
-        fewest: seeds that a verdict needs.
     """
 
     interval: Interval
     p: float
     opposite: float
-    fewest: int
 
     @property
     def says(self) -> str:
         """The verdict."""
-        return untested(self.interval.n, self.fewest) or decided(self.p, self.opposite)
+        return untested(self.interval.n) or decided(self.p, self.opposite)
 
 
 # --- any claim ------------------------------------------------------------------------------------
@@ -140,7 +137,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
             if not {case.a, case.b} <= set(rows.method[rows.metric == case.metric]):
                 continue
             values = np.subtract(*paired(rows, case.metric, case.a, case.b)).tolist()
-            found.append(evidence(values, case.direction, case.margin, fewest(rows)))
+            found.append(evidence(values, case.direction, case.margin))
             needed.append(seeds_to_decide(values, case.direction, case.margin))
             keys.append((case.claim,))
             lines.append(
@@ -192,13 +189,7 @@ def judge(case: Case, values: Sequence[float]) -> Judged:
         values: of `differences`.
     """
     p, opposite = p_values(values, case.direction, case.margin)
-    return Judged(mean_interval(values), p, opposite, fewest(case.rows))
-
-
-def fewest(rows: pd.DataFrame) -> int:
-    """Seeds that a verdict on these rows needs: three, and five on CIFAR-100."""
-    found = set(rows.dataset) if "dataset" in rows else set()
-    return max((_FEWEST.get(name, FEWEST) for name in found), default=FEWEST)
+    return Judged(mean_interval(values), p, opposite)
 
 
 # --- the shortcut test ----------------------------------------------------------------------------
@@ -239,7 +230,7 @@ def keeps_out(
     """
     lines = {}
     tests = [_non_inferiority(rows, method, allowed, inferior) for method in methods]
-    few = [untested(test.n, fewest(rows)) for test in tests]
+    few = [untested(test.n) for test in tests]
     yes = holm([np.nan if none else test.yes for test, none in zip(tests, few, strict=True)])
     no = holm([np.nan if none else test.no for test, none in zip(tests, few, strict=True)])
     for method, test, none, p_yes, p_no in zip(methods, tests, few, yes, no, strict=True):
@@ -277,7 +268,7 @@ def power_text(
     tests = {m: _non_inferiority(rows, m, allowed, inferior) for m in methods}
     seeds = int(np.median([test.n for test in tests.values()]))
     others = {m: t for m, t in tests.items() if t.flips_sd > 0 and t.clean_sd > 0}
-    if seeds < fewest(rows) or not others:
+    if seeds < FEWEST or not others:
         return f"With {seed_count(rows)} nothing is decided."
     nearest = min(others, key=lambda method: others[method].yes)
     spreads = {
@@ -419,7 +410,7 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
         if accuracy.empty:
             continue
         keys.append(key)
-        found.append(evidence((accuracy - CHANCE).tolist(), "alike", NEAR_CHANCE, fewest(part)))
+        found.append(evidence((accuracy - CHANCE).tolist(), "alike", NEAR_CHANCE))
         share = part.value[part.metric == "ball_share"]
         lines.append(
             {
@@ -485,7 +476,7 @@ def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
         keys.append(key)
         values = paired(part, "val_accuracy", "ut", "ft")
         both = np.subtract(*values).tolist()
-        found.append(evidence(both, "above", fewest=fewest(part)))
+        found.append(evidence(both, "above"))
         stuck.append(_stuck(part))
         line = {"seeds": f"{len(both)}"}
         for method, of_method in zip(("ut", "ft"), values, strict=True):
@@ -594,7 +585,7 @@ def coupled_text(
         return ""
     coupled, uncoupled = (distances.matrix(common, tasks, k) for k in ("coupled", "uncoupled"))
     found = task_permutation(coupled.mean, np.array(published["coupled"], dtype=float))
-    none = untested(common.seed.nunique(), fewest(common))
+    none = untested(common.seed.nunique())
     shown = "shown" if not none and found.rises < SIGNIFICANT else "not shown"
     above = int((coupled.pairs > uncoupled.pairs).sum())
     return (
@@ -703,7 +694,7 @@ class _Stuck(NamedTuple):
 def _stuck(rows: pd.DataFrame) -> _Stuck:
     """What the runs of FT and UT, paired by seed, say about claim 4."""
     ut, ft = (np.array(of) <= STUCK for of in paired(rows, "train_accuracy", "ut", "ft"))
-    none = untested(len(ft), fewest(rows))
+    none = untested(len(ft))
     if not none and not (ft | ut).any():
         none = "undecided (no run is stuck)"
     only_ft = int((ft & ~ut).sum())
@@ -766,7 +757,7 @@ def _of_kind(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 def _few_seeds(rows: pd.DataFrame, kind: str) -> str:
     """The verdict where too few seeds measured one kind of distance; else empty."""
     own = rows[rows.method == distances.KINDS[kind].method]
-    return untested(own.seed.nunique(), fewest(own))
+    return untested(own.seed.nunique())
 
 
 def _claim_6(

@@ -28,6 +28,7 @@ BACKBONE_COLOUR = "#222222"
 BACKBONE_MARKER = "P"
 _ACCENT = "#D55E00"  # of what a figure points at
 _NORMAL = 1.96  # standard errors on either side of a mean that hold 95 % of a normal distribution
+_SINGLE: dict[str, Any] = {"markersize": 3.5, "alpha": 0.6}  # of the dots of single values
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -267,6 +268,9 @@ def by_size(
         low = [interval.low for interval in intervals]
         high = [interval.high for interval in intervals]
         ax.vlines(x, low, high, color=colour(method), linewidth=1.5)
+        few = [(at, y) for at, interval in zip(x, intervals, strict=True) for y in interval.points]
+        if few:  # single values, where they are too few for an interval
+            ax.plot(*zip(*few, strict=True), ".", color=colour(method), **_SINGLE)
     ticks = sorted(set(chosen.images))
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -287,6 +291,7 @@ def forest(differences: Mapping[str, Interval], ax: Axes, xlabel: str, title: st
     for row, interval in enumerate(differences.values()):
         ax.plot(interval.mean, row, "o", color="black")
         ax.plot([interval.low, interval.high], [row, row], color="black")
+        ax.plot(interval.points, [row] * len(interval.points), ".", color="black", **_SINGLE)
     ax.axvline(0, color="grey", linewidth=1)
     ax.set_yticks(range(len(differences)), list(differences))
     ax.set_ylim(len(differences) - 0.5, -0.5)
@@ -800,7 +805,7 @@ def _bar(
     ax.bar(x, interval.mean, width * 0.92, color=colour(method), alpha=0.75, label=name)
     if interval.n > 1:
         ax.plot([x, x], [interval.low, interval.high], color="black", linewidth=1.2)
-    ax.plot(np.full(len(values), x), values, ".", color="black", markersize=3.5, alpha=0.6)
+    ax.plot(np.full(len(values), x), values, ".", color="black", **_SINGLE)
 
 
 def _cross(x: Interval, y: Interval, ax: Axes, method: str) -> None:

@@ -18,7 +18,7 @@ from statsmodels.stats.power import TTestPower
 
 CLAIMS = ("above", "below", "alike")
 SIGNIFICANT = 0.05  # a p below it decides
-FEWEST = 3  # values for an interval or a verdict
+FEWEST = 5  # values for an interval or a verdict
 _MOST_TASKS = 7  # whose 5,040 orders are all tried
 _ORDERS = 5_000  # that are drawn for more tasks
 _MOST_SEEDS = 100_000  # where the search for enough seeds ends
@@ -27,31 +27,38 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval.
+    """A mean with its confidence interval, or with its values where they are too few for one.
 
     Args:
         mean: of the values.
         low: lower end of the interval; NaN where there is none.
         high: upper end; NaN where there is none.
         n: independent values.
+        points: the values themselves, if they are fewer than an interval needs.
     """
 
     mean: float
     low: float
     high: float
     n: int
+    points: tuple[float, ...] = ()
 
     def text(self, digits: int = 1, scale: float = 1.0) -> str:
-        """As a table shows it, such as "65.8 [63.1, 68.5]"; the mean alone without an interval.
+        """As a table shows it: mean and interval, "65.8 [63.1, 68.5]", or mean and points.
+
+        Two to four points stand in brackets, "65.8 (64.9, 66.7)". One value stands alone, and so
+        does the mean of equal values.
 
         Args:
             digits: after the decimal point.
             scale: factor to the unit of the table, such as 100 for percent.
         """
         mean = f"{scale * self.mean:.{digits}f}"
-        if np.isnan(self.low):
+        if not np.isnan(self.low):
+            return f"{mean} [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+        if len(self.points) < 2:
             return mean
-        return f"{mean} [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+        return f"{mean} ({', '.join(f'{scale * point:.{digits}f}' for point in self.points)})"
 
 
 class Evidence(NamedTuple):
@@ -62,14 +69,12 @@ class Evidence(NamedTuple):
         p: of the test that the claim needs; NaN without spread, or with too few seeds.
         opposite: p of the test of the opposite; NaN likewise.
         wilcoxon: two-sided p of Wilcoxon's signed-rank test; NaN with too few seeds.
-        fewest: seeds that a verdict needs.
     """
 
     interval: Interval
     p: float
     opposite: float
     wilcoxon: float
-    fewest: int = FEWEST
 
 
 class Verdict(NamedTuple):
@@ -109,7 +114,7 @@ class Association(NamedTuple):
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Mean and Student t interval of independent values.
 
-    There is no interval for fewer than three values, nor for values that are all the same: their
+    There is no interval for fewer than five values, nor for values that are all the same: their
     spread says nothing about how far the mean is from the truth.
 
     Args:
@@ -124,7 +129,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
         raise ValueError(f"mean_interval needs finite values, at least one; got {list(values)}")
     mean = float(x.mean())
     if not _testable(x):
-        return Interval(mean, np.nan, np.nan, x.size)
+        points = tuple(x.tolist()) if x.size < FEWEST else ()
+        return Interval(mean, np.nan, np.nan, x.size, points)
     low, high = stats.t.interval(level, x.size - 1, loc=mean, scale=stats.sem(x))
     return Interval(mean, float(low), float(high), x.size)
 
@@ -190,7 +196,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
 def p_above(values: Sequence[float], bound: float) -> float:
     """One-sided p of Student's t test for "the mean lies above the bound".
 
-    NaN for fewer than three values, and for values that are all the same: nothing can be tested.
+    NaN for fewer than five values, and for values that are all the same: nothing can be tested.
     """
     x = np.asarray(values, dtype=float)
     return float(stats.ttest_1samp(x, bound, alternative="greater").pvalue) if _testable(x) else nan
@@ -201,9 +207,7 @@ def p_below(values: Sequence[float], bound: float) -> float:
     return p_above([-value for value in values], -bound)
 
 
-def evidence(
-    values: Sequence[float], claim: str, margin: float = 0.0, fewest: int = FEWEST
-) -> Evidence:
+def evidence(values: Sequence[float], claim: str, margin: float = 0.0) -> Evidence:
     """What independent values say about a claim on their mean.
 
     "above" and "below" need a two-sided t test, written as twice the one-sided p in the direction
@@ -217,7 +221,6 @@ def evidence(
         claim: "above" (the mean exceeds the margin), "below" (it is under minus the margin) or
             "alike" (it lies within the margin).
         margin: 0 or more, in the unit of the values.
-        fewest: seeds that a verdict needs.
 
     Raises:
         ValueError: for another claim, and what `mean_interval` raises.
@@ -226,9 +229,9 @@ def evidence(
     """
     p, opposite = p_values(values, claim, margin)
     interval = mean_interval(values)
-    if len(values) < fewest:
-        return Evidence(interval, nan, nan, nan, fewest)
-    return Evidence(interval, p, opposite, _wilcoxon(np.array(values)), fewest)
+    if len(values) < FEWEST:
+        return Evidence(interval, nan, nan, nan)
+    return Evidence(interval, p, opposite, _wilcoxon(np.array(values)))
 
 
 def p_values(values: Sequence[float], claim: str, margin: float = 0.0) -> tuple[float, float]:
@@ -262,10 +265,10 @@ def verdicts(found: Sequence[Evidence]) -> list[Verdict]:
         One verdict per claim: "reproduced" if its p lies below 0.05, "not reproduced" if that of
         its opposite does, else "undecided". A claim that was not tested does not count for Holm.
     """
-    columns = (holm([getattr(one, name) for one in found]) for name in Evidence._fields[1:4])
+    columns = (holm([getattr(one, name) for one in found]) for name in Evidence._fields[1:])
     lines = []
     for one, p, opposite, wilcoxon in zip(found, *columns, strict=True):
-        says = untested(one.interval.n, one.fewest) or decided(p, opposite)
+        says = untested(one.interval.n) or decided(p, opposite)
         lines.append(Verdict(says, float(p), float(opposite), float(wilcoxon)))
     return lines
 
@@ -284,9 +287,9 @@ def decided(p: float, opposite: float) -> str:
     return "undecided" if not np.isnan(p) else "undecided (no spread)"
 
 
-def untested(seeds: int, fewest: int = FEWEST) -> str:
+def untested(seeds: int) -> str:
     """The verdict where there are too few seeds for one; empty where there are enough."""
-    if seeds >= fewest:
+    if seeds >= FEWEST:
         return ""
     return f"undecided ({seeds} seed{'' if seeds == 1 else 's'})"
 
@@ -338,7 +341,7 @@ def seeds_to_decide(values: Sequence[float], claim: str, margin: float = 0.0) ->
     other claims asks for more.
 
     Args:
-        values: one per seed, three or more.
+        values: one per seed, five or more.
         claim: "above", "below" or "alike", see `evidence`.
         margin: 0 or more, in the unit of the values.
 
@@ -405,7 +408,7 @@ def task_permutation(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> Assoc
 
 
 def _testable(x: np.ndarray) -> bool:
-    """Whether there are three values or more, and they differ by more than rounding."""
+    """Whether there are five values or more, and they differ by more than rounding."""
     return x.size >= FEWEST and bool(np.ptp(x) > _ROUNDING * max(1.0, float(np.abs(x).max())))
 
 

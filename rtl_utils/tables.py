@@ -34,6 +34,7 @@ from rtl_utils.store import FINAL
 
 __all__ = [
     "BEFORE",
+    "COURSE",
     "LIME",
     "PAIR",
     "RISE",
@@ -41,6 +42,7 @@ __all__ = [
     "STUCK",
     "VIEWS",
     "Column",
+    "Deciding",
     "MixedRowsWarning",
     "Paired",
     "as_usual",
@@ -49,6 +51,8 @@ __all__ = [
     "clean_table",
     "clean_target",
     "control_table",
+    "course",
+    "deciding",
     "group_index",
     "images_text",
     "in_order",
@@ -84,6 +88,13 @@ __all__ = [
 
 STUCK = 0.25  # a run whose training accuracy is no higher has not learned
 PAIR = ("source", "target")  # columns that name the tasks of a transfer
+# Data set -> the sweeps whose stored runs decide the claims of notebooks 01 to 05.
+COURSE = {
+    "synthetic": ("synthetic",),
+    "cifar100": ("table1", "table3", "salman"),
+    "digits": ("digits",),
+}
+_SETTING = ["source", "target", "source_shortcut", "target_shortcut", "n_train"]
 BEFORE = "before"  # the method that trains nothing
 
 
@@ -99,6 +110,18 @@ class Column(NamedTuple):
     heading: str
     factor: float = 1.0
     digits: int = 1
+
+
+class Deciding(NamedTuple):
+    """The rows that verdicts are taken from, see `deciding`.
+
+    Args:
+        rows: tidy rows; empty if nothing is stored for these tasks.
+        text: whose rows and seeds they are, for a caption.
+    """
+
+    rows: pd.DataFrame
+    text: str
 
 
 class Paired(NamedTuple):
@@ -160,6 +183,54 @@ def stored(name: str) -> pd.DataFrame:
     rows = pd.concat([_without_empty_columns(part) for part in parts], ignore_index=True)
     columns = dict.fromkeys(column for part in parts for column in part)
     return rows.reindex(columns=list(columns)).assign(epoch=FINAL)
+
+
+def course(dataset: str) -> pd.DataFrame:
+    """Rows of all stored runs of notebooks 01 to 05 on a data set, as tables list them.
+
+    Sweeps share runs. A run of two sweeps has one key and the same values in both, so it counts
+    once; a network from scratch, one run for all sources, stands beside each of them.
+
+    Args:
+        dataset: its name; one without sweeps of its own has no rows.
+    """
+    parts = [stored(name) for name in COURSE.get(dataset, ())]
+    rows = pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
+    if rows.empty:
+        return rows
+    columns = [column for column in _SETTING if column in rows]
+    found = in_order(rows.drop_duplicates(["run", "metric", *columns]))
+    pairs = {source: place for place, (source, _) in enumerate(paper.TABLES)}
+    # the paper's pairs in its order, each with its own source
+    return found.sort_values("source", key=lambda of: of.map(pairs), kind="stable")
+
+
+def deciding(
+    live: pd.DataFrame, chosen: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+) -> Deciding:
+    """The rows that verdicts are taken from: the stored ones, or live ones of five seeds or more.
+
+    A notebook trains a seed or two, to be watched. They decide nothing, and differ from machine to
+    machine. So a verdict comes from the stored rows of the same data set and pairs of tasks.
+
+    Args:
+        live: tidy rows of a notebook's own runs on one data set.
+        chosen: takes from all stored rows of the data set those in question, such as
+            `without_shortcut`; None for all.
+    """
+    if live.seed.nunique() >= FEWEST:
+        return Deciding(live, f"this notebook, {seeds_text(live)}")
+    (dataset,) = set(live.dataset)
+    rows = course(dataset)
+    if len(rows):
+        rows = rows if chosen is None else chosen(rows)
+        pairs = pd.MultiIndex.from_frame(live[list(PAIR)])
+        rows = rows[pd.MultiIndex.from_frame(rows[list(PAIR)]).isin(pairs)]
+    if rows.empty:
+        none = live.iloc[:0]  # with its columns, so that it can be asked
+        return Deciding(none, "nothing is stored for these tasks, so nothing is decided")
+    sweeps = listed(f"results/{name}" for name in COURSE[dataset])
+    return Deciding(rows, f"{sweeps}, {seeds_text(rows)}")
 
 
 def stored_manifest(name: str) -> dict[str, Any]:
@@ -582,7 +653,7 @@ def stuck_text(rows: pd.DataFrame) -> str:
     """How many runs have not learned, such as "3 of 20 [3, 38] %"; empty where nothing was trained.
 
     A run is stuck if its training accuracy is at most STUCK. The interval is that of Clopper and
-    Pearson; fewer than three runs have none.
+    Pearson; fewer than five runs have none.
     """
     accuracies = rows.value[(rows.metric == "train_accuracy") & (rows.method != BEFORE)]
     if accuracies.empty:

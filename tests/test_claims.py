@@ -354,7 +354,7 @@ def test_stuck_runs_are_counted_and_left_out_of_the_last_difference():
     assert line["FT stuck"] == "2 of 5 [5, 85] %"
     assert line["UT stuck"] == "0 of 5 [0, 52] %"
     assert line["UT - FT, points"].startswith("20.0 [")
-    assert line["neither stuck: UT - FT, points"].startswith("0.3 [")
+    assert line["neither stuck: UT - FT, points"].startswith("0.3 (")
     assert line["neither stuck: UT - FT, points"].endswith("(3 seeds)")
     assert table.verdict.tolist() == ["undecided", "reproduced"]
 

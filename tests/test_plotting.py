@@ -9,7 +9,7 @@ import pytest
 from rtl_utils import plotting
 from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
-from rtl_utils.statistics import Interval
+from rtl_utils.statistics import Interval, mean_interval
 from rtl_utils.store import FINAL
 
 
@@ -125,8 +125,21 @@ def test_sizes_stand_where_their_images_are(ax, rows):
     assert plotting.by_size(rows, "flip_rate", ax, "flip rate", "title", everything=126) is ax
     assert ax.get_xlabel() == "target images per class"
     assert [text.get_text() for text in ax.get_xticklabels()] == ["20", "126"]
-    middle = ax.lines[1]  # of three methods side by side
+    lines = [line for line in ax.lines if line.get_linestyle() != "None"]
+    middle = lines[1]  # of three methods side by side
     assert middle.get_xdata().tolist() == [20, 126]
+
+
+def test_few_values_are_shown_as_points_in_place_of_an_interval(ax, rows):
+    few = rows[rows.seed < 2]
+    plotting.by_size(few, "flip_rate", ax, "flip rate", "title", everything=126)
+    final = few[(few.metric == "flip_rate") & (few.epoch == FINAL)]
+    dots = [line for line in ax.lines if line.get_linestyle() == "None"]
+    drawn = sorted(value for line in dots for value in line.get_ydata())
+    assert drawn == pytest.approx(sorted(final.value))
+    ax.clear()
+    plotting.forest({"one": mean_interval([0.2, 0.4])}, ax, "points", "title")
+    assert sorted(ax.lines[2].get_xdata()) == [0.2, 0.4]
 
 
 def test_forest_lists_from_top_to_bottom(ax):

@@ -104,9 +104,9 @@ def test_another_first_seed_has_the_same_seeds_and_the_same_last_verdict(seeds_p
     assert seeds_panel.sentence() == sentence
 
 
-def test_two_seeds_have_no_verdict(seeds_panel):
-    seeds_panel.seeds.value = 2
-    assert "no verdict, which needs 3 seeds at least" in seeds_panel.verdict.value
+def test_four_seeds_have_no_verdict(seeds_panel):
+    seeds_panel.seeds.value = 4
+    assert "no verdict, which needs 5 seeds at least" in seeds_panel.verdict.value
     assert np.isnan(seeds_panel.scene()[0].groups[0].interval[0])
 
 

@@ -8,6 +8,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from rtl_utils.statistics import (
+    FEWEST,
     Interval,
     evidence,
     holm,
@@ -26,18 +27,15 @@ from rtl_utils.statistics import (
     verdicts,
 )
 
-values = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=20)
+values = st.lists(st.floats(-1e3, 1e3), min_size=FEWEST, max_size=20)
 
 
 def test_mean_interval_of_a_known_case():
-    interval = mean_interval(
-        [1, 2, 3]
-    )  # t of 2 degrees of freedom at 97.5 %: 4.3027; standard error: 1 / sqrt 3
-    assert interval.mean == 2
-    assert interval.n == 3
-    assert (interval.low, interval.high) == pytest.approx(
-        (2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4
-    )
+    interval = mean_interval([1, 2, 3, 4, 5])
+    half = 2.7764 / 2**0.5  # t of 4 degrees of freedom at 97.5 % x standard error
+    assert interval.mean == 3
+    assert interval.n == 5
+    assert (interval.low, interval.high) == pytest.approx((3 - half, 3 + half), abs=1e-4)
 
 
 @given(x=values)
@@ -48,13 +46,22 @@ def test_interval_holds_the_mean_and_widens_with_the_level(x):
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
-@pytest.mark.parametrize("x", [[0.5], [0.5, 0.7], [0.1] * 3, [0.684] * 7, [0.2 + 0.1, 0.3, 0.3]])
-def test_too_few_values_or_values_without_spread_have_no_interval(x):
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        ([0.5], "50.0"),
+        ([0.5, 0.7], "60.0 (50.0, 70.0)"),
+        ([0.1, 0.2, 0.3, 0.6], "30.0 (10.0, 20.0, 30.0, 60.0)"),
+        ([0.684] * 7, "68.4"),
+        ([0.2 + 0.1, 0.3, 0.3, 0.3, 0.3], "30.0"),
+    ],
+)
+def test_too_few_values_or_values_without_spread_have_no_interval(x, text):
     interval = mean_interval(x)
     assert interval.mean == pytest.approx(np.mean(x))
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
-    assert interval.text(3) == f"{np.mean(x):.3f}"
+    assert interval.text(scale=100) == text
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
@@ -107,7 +114,7 @@ def test_impossible_share_is_refused(hits, n):
         share_interval(hits, n)
 
 
-@pytest.mark.parametrize(("n", "p"), [(3, 0.25), (5, 0.0625), (6, 0.03125), (10, 2 / 1024)])
+@pytest.mark.parametrize(("n", "p"), [(5, 0.0625), (6, 0.03125), (10, 2 / 1024)])
 def test_smallest_p_of_wilcoxon_is_that_of_the_signs(n, p):
     found = evidence((np.arange(1, n + 1) / 10).tolist(), "above")
     assert found.wilcoxon == pytest.approx(p)
@@ -179,7 +186,7 @@ def test_verdict_of_known_cases(mean, claim, margin, says):
     assert found.says == says
 
 
-@given(x=st.lists(st.floats(-1, 1), min_size=3, max_size=8), margin=st.floats(0, 0.5))
+@given(x=st.lists(st.floats(-1, 1), min_size=FEWEST, max_size=8), margin=st.floats(0, 0.5))
 def test_a_single_verdict_is_that_of_its_interval(x, margin):
     assume(np.ptp(x) > 1e-3)
     above, below, alike = (evidence(x, claim, margin) for claim in ("above", "below", "alike"))
@@ -191,7 +198,7 @@ def test_a_single_verdict_is_that_of_its_interval(x, margin):
     assert (alike.opposite < 0.05) == (wide.low > margin or wide.high < -margin)
 
 
-@given(x=st.lists(st.floats(-1, 1), min_size=3, max_size=8), margin=st.floats(0.01, 0.5))
+@given(x=st.lists(st.floats(-1, 1), min_size=FEWEST, max_size=8), margin=st.floats(0.01, 0.5))
 def test_equivalence_is_that_of_statsmodels(x, margin):
     assume(np.ptp(x) > 1e-3)
     expected = DescrStatsW(np.array(x)).ttost_mean(-margin, margin)[0]
@@ -211,9 +218,9 @@ def test_a_verdict_uses_the_p_after_holm():
 def test_few_seeds_and_no_spread_decide_nothing_and_cost_the_others_nothing():
     strong = evidence((SPREAD + 0.017).tolist(), "above")
     few = evidence([0.5, 0.6], "above")
-    cifar = evidence([0.5, 0.6, 0.7, 0.6], "above", fewest=5)
-    same = evidence([0.5, 0.5, 0.5], "above")
-    found = verdicts([strong, few, cifar, same, evidence([0.5], "alike", 0.03)])
+    four = evidence([0.5, 0.6, 0.7, 0.6], "above")
+    same = evidence([0.5] * FEWEST, "above")
+    found = verdicts([strong, few, four, same, evidence([0.5], "alike", 0.03)])
     assert [one.says for one in found] == [
         "reproduced",
         "undecided (2 seeds)",
@@ -257,7 +264,7 @@ def test_power_is_the_share_of_simulated_decisions():
 def test_seeds_needed_are_the_fewest_that_suffice(effects):
     n = seeds_needed(effects, 0.01)
     assert power(effects, n, 0.01) >= 0.8
-    assert n == 3 or power(effects, n - 1, 0.01) < 0.8
+    assert n == FEWEST or power(effects, n - 1, 0.01) < 0.8
 
 
 def test_an_effect_of_nothing_needs_more_seeds_than_anyone_has():

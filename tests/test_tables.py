@@ -15,7 +15,7 @@ from small_rows import AROUND, shortcut_rows, values_of
 
 from rtl_utils import claims, folders, paper, provenance, tables
 from rtl_utils.distances import Matrix
-from rtl_utils.statistics import mean_interval
+from rtl_utils.statistics import FEWEST, mean_interval
 from rtl_utils.store import FINAL
 
 MADE = {"device": "cpu", "processor": "A", "torch": "2.6.0", "threads": 1, "package": "0.2.0"}
@@ -342,8 +342,8 @@ def test_fewer_steps_are_told_from_fewer_images():
 
 
 def test_steps_are_compared_on_the_seeds_that_all_three_settings_have():
-    few, long, everything = 0.5 + AROUND, 0.3 + AROUND[:3], 0.2 - AROUND
-    few[3:] = 0.9  # seeds without many steps
+    long = 0.3 + AROUND
+    few, everything = (np.append(0.5 + AROUND, 0.9), np.append(0.2 - AROUND, 0.9))
     rows = pd.concat(
         [
             values_of("ft", "flip_rate", few, n_train=20),
@@ -356,7 +356,7 @@ def test_steps_are_compared_on_the_seeds_that_all_three_settings_have():
     )
     table = tables.steps_table(rows)
     assert table.index.get_level_values("method").tolist() == ["ft"]
-    assert table["seeds"].tolist() == [3]
+    assert table["seeds"].tolist() == [FEWEST]  # the sixth has no run with many steps
     assert table["20 epochs, %"].iloc[0].startswith("50.0 [")
 
 
@@ -371,10 +371,43 @@ def test_seeds_are_counted_where_groups_differ_in_them():
     )
     table = tables.shortcut_columns(rows, ["method"])
     assert table["seeds"].to_dict() == {"scratch": "5", "ft": "5", "ut": "4"}
-    assert table.loc["ft", "inherited flips, points"].endswith("] (3 seeds)")
+    assert table.loc["ft", "inherited flips, points"].endswith(") (3 seeds)")
     assert table.loc["ft", "flips minus scratch, points"].endswith("20.0")  # of all its seeds
     same = tables.shortcut_columns(rows[rows.method != "ut"], ["method"])
     assert "seeds" not in same
+
+
+# --- which rows decide ---------------------------------------------------------------------------
+
+
+def live_rows(seeds, source="digits-0-4", target="digits-5-9", dataset="digits"):
+    """What a notebook trained: one metric of two methods, on a clean source and target."""
+    columns = {"source": source, "target": target, "dataset": dataset}
+    columns |= {"source_shortcut": None, "target_shortcut": None, "n_train": None}
+    values = 0.5 + np.resize(AROUND, seeds)
+    parts = [values_of(m, "val_accuracy", values, **columns) for m in ("ft", "ut")]
+    return pd.concat(parts)
+
+
+def test_verdicts_come_from_stored_rows_until_a_notebook_has_five_seeds():
+    for seeds in range(1, 7):
+        live = live_rows(seeds)
+        found = tables.deciding(live, tables.without_shortcut)
+        if seeds >= FEWEST:
+            assert found.rows is live
+            assert found.text == f"this notebook, seeds 0 to {seeds - 1}"
+        else:
+            assert found.text == f"results/digits, {tables.seeds_text(found.rows)}"
+            assert found.rows.seed.nunique() >= FEWEST > seeds
+            assert found.rows[["source_shortcut", "target_shortcut"]].isna().all(axis=None)
+
+
+def test_other_tasks_than_the_stored_ones_are_not_decided():
+    for columns in ({"target": "digits-0-4"}, {"dataset": "mine"}):
+        found = tables.deciding(live_rows(2, **columns), tables.without_shortcut)
+        assert found.rows.empty
+        assert "nothing is stored for these tasks" in found.text
+        assert claims.verdict_table([claims.Case("1", found.rows, "val_accuracy", "alike")]).empty
 
 
 # --- the pages -----------------------------------------------------------------------------------
@@ -469,7 +502,7 @@ def docs(monkeypatch):
 @pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
 def test_a_page_has_a_section_for_every_sweep_that_has_rows(docs, checkout):
     make, figures = docs("make"), docs("figures")
-    for seed in range(3):
+    for seed in range(FEWEST):
         for name, rows in page_sweeps(seed).items():
             (checkout / name).mkdir(parents=True, exist_ok=True)
             rows.to_csv(checkout / name / f"seed-{seed}.csv", index=False)
@@ -513,7 +546,7 @@ def test_a_run_of_two_sweeps_counts_once_and_the_pairs_come_as_in_the_paper(docs
         rows.loc[rows.method == "scratch", "run"] = "one network for all sources"
         (checkout / name).mkdir(parents=True)
         rows.to_csv(checkout / name / "seed-0.csv", index=False)
-    found = docs("wording").course_rows("cifar100")
+    found = tables.course("cifar100")
     accuracy = found[found.metric == "val_accuracy"]
     assert list(dict.fromkeys(accuracy.source)) == ["vehicles-1", "carnivores"]
     for _, part in accuracy.groupby("source"):

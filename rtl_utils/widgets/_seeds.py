@@ -7,7 +7,7 @@ import numpy as np
 
 from rtl_utils.claims import Case, Judged, course_cases, differences, judge
 from rtl_utils.plotting import colour
-from rtl_utils.statistics import Interval, mean_interval
+from rtl_utils.statistics import FEWEST, Interval, mean_interval
 from rtl_utils.widgets.panels import Panel, choice, slider
 from rtl_utils.widgets.pictures import picture
 from rtl_utils.widgets.rows import stored
@@ -66,8 +66,8 @@ class SeedsPanel(Panel):
         n, of_all = found.interval.n, len(self._values[self.claim.value])
         mean = f"mean {found.interval.text(scale=POINTS)} points"
         start = f"{claim}. {n} of {of_all} seeds: {mean}"
-        if n < found.fewest:
-            return f"{start}; no verdict, which needs {found.fewest} seeds at least."
+        if n < FEWEST:
+            return f"{start}; no verdict, which needs {FEWEST} seeds at least."
         return (
             f"{start}, with its 95 % interval; {_p(found.p)} for the claim and "
             f"{_p(found.opposite)} for its opposite, so it is {found.says}."
