@@ -17,7 +17,7 @@ CUDA = --extra-index-url $(TORCH_INDEX)/$(TORCH) $(call pinned,torch) $(call pin
 # for the programs that run in another folder, where a relative name would mean another place
 DATA = RTL_DATA="$${RTL_DATA:+$$($(BIN)/python -c 'import os; print(os.path.abspath(os.environ["RTL_DATA"]))')}"
 
-.PHONY: run batch app check test lab lint bench results recording explorer site refresh clean here
+.PHONY: run batch app check test lab lint bench results recording explorer site editions refresh clean here
 
 run: here                ## DATASET=cifar100 for the paper's images, NOTEBOOK=05 for one notebook; on a GPU TORCH=cu126
 	$(RTL) run $(if $(DATASET),--dataset '$(DATASET)') $(if $(NOTEBOOK),--notebook '$(NOTEBOOK)')
@@ -67,6 +67,9 @@ explorer: here           ## write docs/explorer.html, the sliders as one file th
 site: here               ## the course as pages: open build/site/index.html, no network needed
 	rm -rf build/site
 	$(BIN)/python docs/site/build.py
+
+editions: here           ## student, filled, slides and clean: open build/editions/index.html
+	$(BIN)/python docs/editions.py
 
 clean:
 	rm -rf .venv runs build

@@ -38,6 +38,8 @@ class Bar:
         self.desc = desc
         self.unit = unit
         self.done = 0
+        self._begun = 0.0
+        self._started = time.monotonic()
         self._file = os.environ.get(FILE)
         self._written = 0.0
         self._tqdm = None if self._file else _tqdm(total, desc, unit, leave)
@@ -60,8 +62,17 @@ class Bar:
     def update(self, pieces: int = 1) -> None:
         """Say that some more pieces are done."""
         self.done += pieces
+        self._begun = max(0.0, self._begun - pieces)  # they were begun before
         if self._tqdm is not None:
             self._tqdm.update(pieces)
+        else:
+            self._write()
+
+    def begun(self, pieces: float) -> None:
+        """Say how much of the unfinished pieces is done, counted in pieces."""
+        self._begun = pieces
+        if self._tqdm is not None:
+            self._tqdm.set_postfix_str(f"{self._share():.0%}")
         else:
             self._write()
 
@@ -76,7 +87,17 @@ class Bar:
         now = time.monotonic()
         if self._file and (now - self._written > _EVERY or self.done == self.total):
             self._written = now
-            _put(self._file, f"{self.desc} {self.done}/{self.total} {self.unit}")
+            _put(self._file, f"{self.desc} {self.done}/{self.total} {self.unit}{self._left(now)}")
+
+    def _share(self) -> float:
+        return min(1.0, (self.done + self._begun) / self.total) if self.total else 1.0
+
+    def _left(self, now: float) -> str:
+        """Which share is done and how long the rest takes, once something is done."""
+        share = self._share()
+        if not 0 < share < 1:
+            return ""
+        return f", {share:.0%}, about {_clock((now - self._started) * (1 - share) / share)} left"
 
 
 def track(items: Sequence[T], desc: str, unit: str = "it") -> Iterator[T]:

@@ -12,11 +12,10 @@ import pytest
 import torch
 from scipy.stats import kendalltau, norm, rankdata, t
 from sklearn.linear_model import LinearRegression
-from small_course import NOTEBOOKS, SMOKE, SOLUTIONS, WITHOUT_EXERCISES, cells, printed, smoke
+from small_course import NOTEBOOKS, SOLUTIONS, cells, printed
 
 from rtl_utils import cli, exercises, experiments, headless, probing
 from rtl_utils.data import Shortcut, plant
-from rtl_utils.kernels import Limits
 
 NUMBERS = list(exercises.EXERCISES)
 BY_NOTEBOOK = {path.stem[:2]: path for path in SOLUTIONS}
@@ -805,36 +804,3 @@ def test_refresh_executes_a_notebook_and_its_solutions(monkeypatch):
     assert notebook[0] == NOTEBOOKS["04_tennis_ball_bias"]
     assert solution[0] == BY_NOTEBOOK["04"]
     assert notebook[1] != solution[1]  # they have one name
-
-
-def answered(notebook):
-    """The notebook as a student leaves it who wrote the answers of the solutions into it."""
-    (path,) = [path for name, path in NOTEBOOKS.items() if name.startswith(notebook)]
-    student = nbformat.read(path, as_version=4)
-    code = [cell.source for cell in cells(BY_NOTEBOOK[notebook], "code")]
-    imports = [
-        ast.unparse(node)
-        for source in code
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Import | ast.ImportFrom) and "settings" not in ast.unparse(node)
-    ]
-    for number, name in calls(path).items():
-        (solution,) = [source for source in code if f'exercises.check("{number}"' in source]
-        (cell,) = [c for c in student.cells if f"{name} = None  # your answer" in c.source]
-        asked = cell.source.split(f"{name} = None")[0]
-        answer = solution.split("exercises.check(")[0]
-        cell.source = "\n".join([*imports, asked, answer])
-    return student
-
-
-@pytest.mark.kernel
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SMOKE if name not in WITHOUT_EXERCISES])
-def test_solutions_pass_in_their_notebook(name, forks, tmp_path):
-    path = tmp_path / f"{name}.ipynb"
-    nbformat.write(answered(name[:2]), path)
-    values = smoke(name, out=str(tmp_path / "runs"), seeds=[0, 1])
-    limits = Limits(cores=1)
-    done = headless.execute(path, values, tmp_path / "done", limits=limits, forks=forks)
-    assert printed(done).count("Right: ") == 3
-    assert "Not yet" not in printed(done)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -189,6 +190,29 @@ def test_progress_is_shown_and_not_stored(tmp_path, capfd, monkeypatch):
     assert shown.startswith("01_a: starts\n")
     assert "01_a: cell 4 of 4, backbones 0/2 runs (0:" in shown
     assert shown.splitlines()[-1].startswith("01_a: done (0:")
+
+
+@pytest.mark.kernel
+def test_what_is_done_inside_a_training_is_shown_with_the_time_left_and_not_stored(tmp_path):
+    half = tmp_path / "half"
+    call = (
+        "import os, time\nfrom rtl_utils.training._workers import report, spread\n"
+        "def job(path):\n    report(0.5)\n    while not os.path.exists(path): time.sleep(0.1)\n"
+        f"spread(job, [({str(half)!r},)] * 2, lambda job, result: None, [1, 1], 'transfers')"
+    )
+    shown = []
+
+    def show(progress):
+        shown.append(progress.now)
+        if "50%" in progress.now:
+            half.touch()  # now the jobs may end
+
+    path = write(tmp_path / "01_a.ipynb", call)
+    done = headless.execute(path, {}, tmp_path / "out", show=show, limits=kernels.Limits(2, 60))
+    said = [text for text in shown if "50%" in text]
+    assert re.fullmatch(r"transfers 0/2 runs, 50%, about \d+:\d\d left", said[0])
+    assert not outputs(done)
+    assert " left" not in done.read_text()
 
 
 @pytest.mark.kernel

@@ -25,6 +25,27 @@ def test_a_bar_of_a_headless_kernel_is_a_line_in_a_file(file, capfd):
     assert capfd.readouterr() == ("", "a worker process died\n")
 
 
+def test_a_bar_says_the_share_that_is_done_and_the_time_left(file, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.Bar(4, "transfers", "runs") as bar:
+        now[0] = 60
+        bar.begun(0.4)  # two runs, each at a fifth
+        assert progress.read(file) == "transfers 0/4 runs, 10%, about 9:00 left"
+        now[0] = 120
+        bar.update()
+        assert progress.read(file) == "transfers 1/4 runs, 25%, about 6:00 left"
+        now[0] = 180
+        bar.update(3)
+        assert progress.read(file) == "transfers 4/4 runs"
+
+
+def test_a_bar_in_a_terminal_says_what_is_done_of_runs_that_run(capfd):
+    with progress.Bar(4, "transfers", "runs") as bar:
+        bar.begun(0.4)
+    assert "10%]" in capfd.readouterr().err
+
+
 def test_a_bar_does_not_write_more_often_than_someone_reads(file, monkeypatch):
     written = []
     monkeypatch.setattr(progress, "_put", lambda path, text: written.append(text))

@@ -19,6 +19,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 README = (ROOT / "README.md").read_text()
 SOURCES = sorted((ROOT / "rtl_utils").rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 LONGEST_FUNCTION = 40
 
 
@@ -196,6 +197,28 @@ def test_english_says_per_for_a_rate():
 )
 def test_file_is_there(name):
     assert (ROOT / name).stat().st_size > 200
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_command_of_a_workflow_is_a_target_of_make(path):
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow[True], "when it runs"  # YAML reads `on` as true
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert commands
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {command.removeprefix("make ") for command in commands} <= set(targets)
+
+
+def test_binder_gets_the_pinned_versions():
+    folder = ROOT / "binder"
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    (constraints,) = [line.split()[1] for line in lines if line.startswith("--constraint")]
+    assert (folder / constraints).resolve() == ROOT / "constraints.txt"
+    builds = [line.removesuffix("+cpu") for line in lines if line.endswith("+cpu")]
+    assert builds == [pin for pin in pins() if pin.startswith(("torch==", "torchvision=="))]
+    assert (folder / "postBuild").stat().st_mode & 0o100, "Binder executes it"
+    assert (folder / "runtime.txt").read_text().strip() == "python-3.11"
 
 
 def test_workflow_and_hooks_run_what_make_runs():

@@ -26,6 +26,7 @@ from rtl_utils.training import (
     epochs_of,
     example_loss,
     fit,
+    loop,
     one_thread,
 )
 from rtl_utils.training._programs import Single, Stacked
@@ -150,6 +151,15 @@ def test_history_has_one_value_per_epoch(cnn):
     assert history.source_loss == history.target_loss == []
     assert history.start_loss is None
     assert history.seconds > 0
+
+
+def test_a_training_in_a_process_of_its_own_reports_every_epoch(cnn, monkeypatch):
+    replica = cnn()
+    reported = []
+    monkeypatch.setattr(loop, "report", reported.append)
+    loop._trained([replica], Single)
+    epochs = replica.sgd.epochs
+    assert reported == [(epoch + 1) / epochs for epoch in range(epochs)]
 
 
 def test_validation_is_on_the_target_in_evaluation_mode(cnn):

@@ -2,7 +2,8 @@
 
 The pages are gathered in a temporary folder where they keep their places, so their links to each
 other hold. Sphinx makes the site from there, with `conf.py`; a warning is an error. The pages of
-the API are written from the groups of modules in `docs/architecture.py`.
+the API are written from the groups of modules in `docs/architecture.py`. The editions of the
+notebooks, slides among them, are put beside Sphinx's pages.
 """
 
 import shutil
@@ -17,6 +18,10 @@ from rtl_utils.methods import METHODS, Method
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+import editions  # noqa: E402
+from architecture import GROUPS  # noqa: E402
+
 PAGES = (
     "*.md",
     "data/README.md",
@@ -57,6 +62,7 @@ def main() -> int:
         places = ["-c", HERE, "-d", Path(work) / "doctrees", pages, site]
         status = build_main(["-q", "-a", "-W", "--keep-going", *map(str, places)])
     if status == 0:
+        editions.build(site / "editions")
         print(f"Open {site / 'index.html'}")
     return status
 
@@ -81,9 +87,6 @@ def _copy(path: Path, to: Path) -> None:
 
 def api_pages() -> dict[str, str]:
     """Name -> Markdown: the methods, and one page per group of modules without the private ones."""
-    sys.path.insert(0, str(HERE.parent))
-    from architecture import GROUPS
-
     pages = {"methods": methods_page()}
     for group, names in GROUPS.items():
         public = [name for name in names if not name.startswith("_")]

@@ -18,6 +18,7 @@ from docstrings import rewritten  # noqa: E402
 FORMULAS = Path(str(files("mathjax") / "static/mathjax/es5/tex-svg-full.js"))
 CHECKOUT = HERE.parents[1]
 AS_THEY_ARE = [CHECKOUT / "docs" / "explorer.html"]  # pages that need nothing of Sphinx
+EDITIONS = "editions/index.html"  # what build.py adds afterwards
 
 project = "Do shortcuts survive transfer?"
 author = "The rtl_utils developers"
@@ -86,6 +87,8 @@ def keep_links(app: Sphinx, page: nodes.document) -> None:
         path = (place / link["reftarget"]).resolve()
         if path in AS_THEY_ARE:
             link.replace_self(nodes.reference("", "", *link.children, refuri=up + path.name))
+        elif link["reftarget"] == EDITIONS:
+            link.replace_self(nodes.reference("", "", *link.children, refuri=up + EDITIONS))
         elif path.exists():
             link.replace_self(link.children)
 

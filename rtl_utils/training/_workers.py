@@ -1,18 +1,21 @@
 """Jobs spread over processes of one thread each.
 
-Every core is busy, one progress bar counts all jobs, and a dead process's jobs are done again.
+Every core is busy, one progress bar counts all jobs and what is done of those that run, and a dead
+process's jobs are done again.
 """
 
 import errno
 import os
 import pickle
+import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from rtl_utils.progress import Bar
 _ATTEMPTS = 3  # a job that kills its process every time must not do so for ever
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _IDLE = 300  # seconds after which a process without a job ends
+_LOOK = 0.5  # seconds between two looks at how far the jobs are
+_REPORT: list[str | None] = [None]  # in a worker: the file that says how far its job is
 
 
 def usable_cores() -> int:
@@ -53,7 +58,7 @@ def spread(
         Exception: what a job raises; the other jobs are dropped.
     """
     waiting = set(range(len(jobs)))
-    with Bar(sum(sizes), label, "runs") as bar:
+    with Bar(sum(sizes), label, "runs") as bar, _reports(len(jobs)) as reports:
         for attempt in range(_ATTEMPTS):
             executor = get_reusable_executor(
                 max_workers=min(len(jobs), usable_cores()),
@@ -62,9 +67,11 @@ def spread(
                 initializer=_prepare,
                 initargs=(os.getpid(),),
             )
-            futures = {executor.submit(_into_file, call, jobs[k]): k for k in sorted(waiting)}
+            futures = {
+                executor.submit(_into_file, call, jobs[k], reports[k]): k for k in sorted(waiting)
+            }
             try:
-                for future in as_completed(futures):
+                for future in _as_completed(futures, reports, sizes, bar):
                     k = futures[future]
                     done(k, _from_file(future.result()))
                     waiting.discard(k)
@@ -82,7 +89,53 @@ def spread(
                 raise
 
 
-def _into_file(call: Callable[..., Any], job: tuple[Any, ...]) -> str:
+def report(share: float) -> None:
+    """Say, inside a job of `spread`, how much of it is done.
+
+    Args:
+        share: from 0 to 1.
+    """
+    if _REPORT[0] is not None:
+        with suppress(OSError):  # a full disk: no reason to stop a training
+            Path(_REPORT[0]).write_text(str(share), encoding="utf-8")
+
+
+@contextmanager
+def _reports(jobs: int) -> Iterator[list[str | None]]:
+    """A file per job that says how far it is; None for each where no file can be written."""
+    try:
+        folder = tempfile.mkdtemp(prefix="rtl-reports-")
+    except OSError:  # a full disk, which the first result tells
+        yield [None] * jobs
+        return
+    try:
+        yield [os.path.join(folder, str(job)) for job in range(jobs)]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_completed(
+    futures: Mapping[Future[str], int],
+    reports: Sequence[str | None],
+    sizes: Sequence[int],
+    bar: Bar,
+) -> Iterator[Future[str]]:
+    """The futures as they complete; meanwhile the bar says how far the others are."""
+    running = set(futures)
+    while running:
+        completed, running = wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED)
+        yield from completed
+        bar.begun(sum(sizes[futures[f]] * _reported(reports[futures[f]]) for f in running))
+
+
+def _reported(file: str | None) -> float:
+    """The share that a job has reported; 0 before its first word."""
+    with suppress(OSError, ValueError):  # none yet, or it is just being written
+        return float(Path(file or "").read_text(encoding="utf-8"))
+    return 0.0
+
+
+def _into_file(call: Callable[..., Any], job: tuple[Any, ...], report_to: str | None) -> str:
     """Run one job, and return the file that holds its result.
 
     Through the pipe goes a name only: a process that dies while it sends more than the pipe takes
@@ -91,6 +144,7 @@ def _into_file(call: Callable[..., Any], job: tuple[Any, ...]) -> str:
     Raises:
         OSError: if the disk of the temporary folder is full; nothing is left behind.
     """
+    _REPORT[0] = report_to
     result = cloudpickle.dumps(call(*job))  # a callback may be a class of the notebook
     path = None
     try:

@@ -21,7 +21,7 @@ from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._room import attempt
-from rtl_utils.training._workers import spread, usable_cores
+from rtl_utils.training._workers import report, spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
     Epoch,
@@ -240,7 +240,10 @@ class _Trained(NamedTuple):
 
 
 def _trained(group: Sequence[Replica], program: type[Program]) -> list[_Trained]:
-    histories = _train(group, program, "cpu")
+    def trained(group: Sequence[Replica], histories: Sequence[History]) -> None:
+        report(max(len(history.tau) for history in histories) / group[0].sgd.epochs)
+
+    histories = _train(group, program, "cpu", trained)
     return [
         _Trained(replica.net.state_dict(), replica.callback, history)
         for replica, history in zip(group, histories, strict=True)
