@@ -69,8 +69,9 @@ def seeds_of_verdicts(outputs):
 def test_questions_with_choices_stand_before_results_and_answers_after_them(name):
     found = list(steps(name))
     marks = [mark for mark, _ in found if mark != "code"]
-    assert marks == [QUESTION, ANSWER] * (len(marks) // 2), marks
     assert 2 <= marks.count(QUESTION) <= 4
+    for mark, then in pairwise([*marks, QUESTION]):
+        assert mark == ANSWER or then == ANSWER, f"a question without an answer: {marks}"
     for (mark, text), (then, _) in pairwise(found):
         if mark == QUESTION:
             choices = re.findall(r"^- \((\w)\) \S", text, re.M)
@@ -81,8 +82,8 @@ def test_questions_with_choices_stand_before_results_and_answers_after_them(name
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_terms_are_linked_to_the_glossary_where_they_are_first_used(name):
-    prose = "\n\n".join(cell.source for cell in cells(NOTEBOOKS[name], "markdown"))
-    prose = SILENT.sub("", prose)
+    _, *rest = cells(NOTEBOOKS[name], "markdown")  # what comes after title, aims and needs
+    prose = SILENT.sub("", "\n\n".join(cell.source for cell in rest))
     links = [link for link in LINK.finditer(prose) if link[2].startswith(GLOSSARY)]
     assert len(links) >= 5
     to = [link[2].removeprefix(GLOSSARY) for link in links]
