@@ -14,6 +14,7 @@ import pandas as pd
 from distance_page import distances_page
 from figures import pictures
 from items import items_section
+from launch import address, buttons
 from sections import (
     BEFORE_SWEEP,
     FROZEN_SWEEP,
@@ -54,6 +55,8 @@ HERE = Path(__file__).resolve().parent
 HEADLINE = ("scratch", "ft", "ut", "ct", "iso", "counter")  # methods in the README's table
 BEGIN = "<!-- begin: written by docs/make.py from the rows in results/ -->"
 END = "<!-- end -->"
+BEGIN_BUTTONS = "<!-- begin: written by docs/make.py from CITATION.cff -->"
+END_BUTTONS = "<!-- end: buttons -->"
 
 
 def main() -> None:
@@ -111,11 +114,17 @@ def results_page() -> str:
 
 
 def readme() -> str:
-    """The README with its results written anew between the two marks."""
+    """The README with its results and its buttons written anew between their marks."""
     text = (HERE.parent / "README.md").read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{headline()}\n\n{END}{after}"
+    text = between(text, BEGIN, END, headline())
+    return between(text, BEGIN_BUTTONS, END_BUTTONS, buttons(address()))
+
+
+def between(text: str, begin: str, end: str, new: str) -> str:
+    """The text with what stands between two marks replaced."""
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{new}\n\n{end}{after}"
 
 
 def headline() -> str:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import rtl_utils
+from rtl_utils import headless
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -28,6 +29,20 @@ def docs(monkeypatch):
     """Imports a script of docs/ by name."""
     monkeypatch.syspath_prepend(ROOT / "docs")
     return importlib.import_module
+
+
+def test_buttons_lead_to_every_notebook_once_there_is_an_address(docs):
+    launch = docs("launch")
+    public = "https://github.com/owner/course"
+    written = launch.buttons(public)
+    for path in headless.find():
+        assert f"/github/owner/course/blob/main/notebooks/{path.name})" in written
+        assert f"/v2/gh/owner/course/main?labpath=notebooks/{path.name})" in written
+    assert launch.site_options(public)["repository_url"] == public
+    assert "no public address yet" in launch.buttons(None)
+    assert launch.site_options(None) == {}
+    with pytest.raises(ValueError, match=r"must begin with https://github\.com/; got https://x"):
+    assert docs("make").readme() == (ROOT / "README.md").read_text()
 
 
 def pins():

@@ -11,8 +11,9 @@ from sphinx.application import Sphinx
 import rtl_utils
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 from docstrings import rewritten  # noqa: E402
+from launch import address, site_options  # noqa: E402
 
 # MathJax as django-static-mathjax brings it; this file asks for no font and no other part
 FORMULAS = Path(str(files("mathjax") / "static/mathjax/es5/tex-svg-full.js"))
@@ -65,6 +66,7 @@ html_theme_options = {
     "navbar_persistent": [],  # the search stands in the sidebar
     "show_toc_level": 2,
     "use_fullscreen_button": False,
+    **site_options(address()),
 }
 
 
