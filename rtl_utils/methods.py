@@ -49,6 +49,7 @@ class Method:
         backbone_share: weight of the backbone in the average with the trained weights that is taken
             afterwards; 0 for none, and in place of it may stand `Setup.backbone_share`.
         refit: smoothing of `refits.refit` at tau = 1, which comes before the training; 0 for none.
+        window: side of adversarial windows on the training images, see `Replica`; 0 for none.
         held_out: share of the target's training examples that an adaptive schedule looks at; they
             are not trained on.
         decorrelated: the source's shortcut moves to images of every class as tau grows.
@@ -72,6 +73,7 @@ class Method:
     l2_sp: float = 0.0
     backbone_share: float = 0.0
     refit: float = 0.0
+    window: float = 0.0
     held_out: float = 0.0
     decorrelated: bool = False
     counter_examples: bool = False
@@ -157,6 +159,21 @@ METHODS: dict[str, Method] = {
         "$\\boxplus$",
         "this course",
         refit=0.03,
+    ),
+    "window": Method(
+        "fine-tuning with adversarial windows",
+        "#7B3F00",
+        "$\\boxdot$",
+        "this course; patches after Brown et al. (2017)",
+        window=0.25,
+    ),
+    "refit-window": Method(
+        "refit, then windows",
+        "#4B0082",
+        "$\\circledast$",
+        "this course",
+        refit=0.03,
+        window=0.25,
     ),
     "counter": Method(
         "fine-tuning with counter-examples",
@@ -366,7 +383,7 @@ def plan(
     taken = schedule(record.schedule, setup.taus, sgd.epochs)
     path = _path(record, source, target, setup.knowledge, seed)
     callback = _callback(record, source, path, setup, seed)
-    first = Replica(net, path, taken, seed, sgd, callback)
+    first = Replica(net, path, taken, seed, sgd, callback, record.window)
     if record.trainable == "head":
         net.body.requires_grad_(False)
     iterations: list[Iteration] = []

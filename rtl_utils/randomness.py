@@ -16,6 +16,8 @@ STREAMS = {
     "pair": "source partners, per epoch",
     "moved": "which partners show the other source, per epoch",
     "dropout": "dropout masks, per epoch",
+    "window": "windows before they grow",
+    "windows": "which windows lie where, per epoch",
     "subset": "training examples of a smaller task",
     "held-out": "training examples that an adaptive schedule looks at",
     "blocks": "blocks of a coupling",

@@ -352,10 +352,12 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
         "n_train": run.n_train,
         "taus": [float(tau) for tau in run.taus] if schedule.reads_taus else None,
     }
-    if method.fits_head:
-        versions["heads"] = heads.VERSION
-    if method.refit:
-        versions["refits"] = refits.VERSION
+    used = {
+        "heads": (method.fits_head, heads.VERSION),
+        "refits": (method.refit, refits.VERSION),
+        "window": (method.window, training.WINDOW_VERSION),
+    }
+    versions |= {name: version for name, (is_used, version) in used.items() if is_used}
     if not method.takes_steps:
         what["sgd"] = None
     if method.backbone_share and run.backbone_share is not None:

@@ -1,5 +1,6 @@
 """Training: `fit`, the one loop, what it takes and what it gives back."""
 
+from rtl_utils.training._windows import VERSION as WINDOW_VERSION
 from rtl_utils.training.loop import VERSION, example_loss, fit, one_thread
 from rtl_utils.training.records import Callback, History, Replica, TrainingDiverged
 from rtl_utils.training.sgd import PULL_VERSION, Sgd, epochs_of
@@ -7,6 +8,7 @@ from rtl_utils.training.sgd import PULL_VERSION, Sgd, epochs_of
 __all__ = [
     "PULL_VERSION",
     "VERSION",
+    "WINDOW_VERSION",
     "Callback",
     "History",
     "Replica",

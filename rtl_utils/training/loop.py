@@ -21,6 +21,7 @@ from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._room import attempt
+from rtl_utils.training._windows import Windows
 from rtl_utils.training._workers import report, spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
@@ -180,7 +181,8 @@ def _kind(replica: Replica) -> tuple[object, ...]:
     if path.held_out is not None:
         validated.append(path.held_out.x_val.shape)
     sgd = replace(replica.sgd, lr=1.0)
-    return str(net), net.frozen_statistics, net.head.weight.dtype, sgd, len(path), *validated
+    kind = (str(net), net.frozen_statistics, net.head.weight.dtype, sgd, replica.window)
+    return *kind, len(path), *validated
 
 
 def _fit_here(
@@ -286,6 +288,10 @@ class _Training:
         steps = group[0].steps
         sgds = [replica.sgd for replica in group]
         self.optimiser = Momentum(self.program, sgds, steps, group[0].net)
+        self.windows = None
+        if group[0].window:
+            example = as_float(self.targets[0].x_train[:1], self.program.weights.dtype)
+            self.windows = Windows(group, self.program, example)
         self.histories = [History() for _ in group]
         self.sources = [path.source for path in self.paths if path.source is not None]
         self.held_out = [path.held_out for path in self.paths if path.held_out is not None]
@@ -365,6 +371,7 @@ class _Training:
         example = as_float(self.targets[0].x_train[:1], dtype)
         shapes = self.group[0].net.mask_shapes(example)
         n = len(self.paths[0])
+        places = self.windows.draw(n, epoch) if self.windows is not None else []
         size = self.group[0].sgd.batch_size
         ahead = size * self._steps_ahead(example, shapes)
         for start in range(0, n, ahead):
@@ -377,7 +384,11 @@ class _Training:
             parts = [slice(k, min(k + size, x.shape[1])) for k in range(0, x.shape[1], size)]
             masks = _masks(noise, shapes, parts, x)
             for part in parts:
-                yield x[:, part], y[:, part], [mask[:, part] for mask in masks]
+                shown = x[:, part]
+                if self.windows is not None:
+                    there = slice(start + part.start, start + part.stop)
+                    shown = self.windows.paste(shown, places, there)
+                yield shown, y[:, part], [mask[:, part] for mask in masks]
 
     def _steps_ahead(self, example: Tensor, shapes: Sequence[tuple[float, torch.Size]]) -> int:
         """Of how many steps the mini-batches are made at once.

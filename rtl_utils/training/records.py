@@ -53,11 +53,13 @@ class Replica:
         seed: of everything that the training draws.
         sgd: how SGD runs.
         callback: called after each epoch.
+        window: side of adversarial windows on the training images (`_windows`), as a share of an
+            image's side; 0 for none.
 
     Raises:
-        ValueError: for a mini-batch larger than the data or of one example where BatchNorm needs
-            two, a tau below 1 on a path without a source, or an adaptive schedule on a path
-            without held-out examples.
+        ValueError: for windows on what is no image, a mini-batch larger than the data or of one
+            example where BatchNorm needs two, a tau below 1 on a path without a source, or an
+            adaptive schedule on a path without held-out examples.
     """
 
     net: Net
@@ -66,9 +68,12 @@ class Replica:
     seed: int
     sgd: Sgd = Sgd()
     callback: Callback | None = None
+    window: float = 0.0
 
     def __post_init__(self) -> None:
         n = len(self.path)
+        if self.window and self.path.target.x_train.ndim != 4:
+            raise ValueError(f"windows are for images; {self.path.target.name!r} has features")
         size = self.sgd.batch_size
         if size > n:
             raise ValueError(

@@ -1,0 +1,122 @@
+"""Adversarial windows: where they lie, that they grow, and that a stack is like each alone."""
+
+import copy
+
+import pytest
+import torch
+
+from rtl_utils.data import as_float
+from rtl_utils.models import build
+from rtl_utils.paths import Path
+from rtl_utils.schedules import CONSTANT
+from rtl_utils.training import Replica, Sgd, fit
+from rtl_utils.training._programs import Single, Stacked
+from rtl_utils.training._windows import Windows
+from rtl_utils.training.loop import _train
+
+WIDTH = (4, 4, 8, 8)
+SGD = Sgd(lr=0.05, epochs=2, batch_size=8)
+
+
+@pytest.fixture
+def replica(pictures):
+    """Makes a replica in float64 with windows of a quarter of the image's side."""
+
+    def make(seed=0, window=0.25):
+        task = pictures("target", 2, per_class=8)
+        net = build(task, WIDTH, seed).double()
+        return Replica(net, Path(task), CONSTANT, seed, SGD, window=window)
+
+    return make
+
+
+@pytest.fixture
+def windows(replica):
+    one = replica()
+    example = as_float(one.path.target.x_train[:1], torch.float64)
+    return Windows([one], Single([one.net]), example)
+
+
+def inputs(replica):
+    return as_float(replica.path.target.x_train, torch.float64)[None]
+
+
+def test_about_a_quarter_of_the_images_carry_a_window_and_the_rest_is_as_it_was(windows, replica):
+    x = inputs(replica())
+    n = x.shape[1]
+    changed = torch.zeros(n, dtype=torch.long)
+    epochs = 20
+    for epoch in range(epochs):
+        places = windows.draw(n, epoch)
+        pasted = windows.paste(x, places, slice(0, n))
+        differs = (pasted != x)[0].any(1)  # (n, h, w)
+        changed += differs.any((1, 2))
+        carries = places[-1].output[0] >= 0
+        assert torch.equal(differs.any((1, 2)), carries)
+        for image in carries.nonzero()[:, 0]:
+            label, down, across = (int(part[0, image]) for part in places[-1])
+            there = (slice(None), slice(down, down + 4), slice(across, across + 4))
+            torch.testing.assert_close(pasted[0, image][there], windows.pixels[0, label])
+            assert differs[image].sum() <= 16
+    assert float(changed.sum()) / (n * epochs) == pytest.approx(0.25, abs=0.05)
+
+
+def test_windows_grow_towards_what_the_network_takes_for_their_output(windows, replica):
+    x = inputs(replica())
+    n = x.shape[1]
+
+    def likely():
+        (places, *_) = windows.draw(n, 0)
+        before = copy.deepcopy(windows.pixels)
+        after = windows._grown(x, places)
+        with torch.no_grad():
+            return [score(windows, x, pixels, places) for pixels in (before, after)]
+
+    before, after = likely()
+    assert after > before
+    for epoch in range(30):
+        windows.paste(x, windows.draw(n, epoch), slice(0, n))
+    assert likely()[0] > before
+    black, white = as_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+    assert windows.pixels.min() >= black
+    assert windows.pixels.max() <= white
+
+
+def score(windows, x, pixels, places):
+    """Mean log-probability of the outputs whose windows the images carry."""
+    shown = x.clone()
+    for image, (label, down, across) in enumerate(
+        zip(*(p[0].tolist() for p in places), strict=True)
+    ):
+        shown[0, image, :, down : down + 4, across : across + 4] = pixels[0, label]
+    windows.program.train(False)
+    outputs = windows.program(shown).log_softmax(-1)
+    return float(outputs[0, torch.arange(len(shown[0])), places.output[0]].mean())
+
+
+def test_stack_with_windows_equals_each_alone(replica):
+    together, alone = ([replica(seed) for seed in range(2)] for _ in range(2))
+    _train(together, Stacked, "cpu")
+    for one, other in zip(together, alone, strict=True):
+        _train([other], Single, "cpu")
+        for name, value in one.net.state_dict().items():
+            torch.testing.assert_close(value, other.net.state_dict()[name], rtol=1e-6, atol=1e-8)
+
+
+def test_windows_change_the_training_and_none_is_plain_training(replica):
+    nets = {}
+    for window in (0.0, 0.25):
+        one = replica(window=window)
+        fit([one])
+        nets[window] = one.net.state_dict()
+    plain = replica(window=0.0)
+    fit([Replica(plain.net, plain.path, CONSTANT, 0, SGD)])
+    weight = "head.weight"
+    assert torch.equal(nets[0.0][weight], plain.net.state_dict()[weight])
+    assert not torch.equal(nets[0.25][weight], nets[0.0][weight])
+
+
+def test_features_have_no_windows(table):
+    task = table()
+    with pytest.raises(ValueError, match=r"windows are for images; .* has features"):
+        Replica(build(task, "plain", 0), Path(task), CONSTANT, 0, SGD, window=0.25)
