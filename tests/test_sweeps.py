@@ -203,8 +203,11 @@ def test_what_fine_tuning_inherits_has_its_clean_reference_in_every_setting(aske
         assert replace(run, source_shortcut=None).test == run.test
 
 
-def test_sweep_over_methods_holds_every_method(asked):
-    assert {run.method for run in asked("digits-methods", 0)} == set(METHODS)
+def test_sweeps_over_methods_hold_every_method(asked):
+    published = {run.method for run in asked("digits-methods", 0)}
+    own = {run.method for run in asked("digits-refit", 0)}
+    assert published | own == set(METHODS)
+    assert published & own == {"scratch", "ft"}  # the references of both
 
 
 def test_map_freezes_no_statistics_that_are_not_there(asked):
