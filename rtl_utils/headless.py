@@ -274,7 +274,7 @@ def source_hash(cells: Sequence[Mapping[str, Any]]) -> str:
 
 def versions() -> dict[str, Any]:
     """Every version number that the package raises when numbers change; see `runs.reads`."""
-    from rtl_utils import couplings, heads, lengths, probing, training
+    from rtl_utils import couplings, heads, lengths, probing, refits, training
     from rtl_utils.data import DATASETS, PATCHES
     from rtl_utils.methods import METHODS
     from rtl_utils.models import NETWORKS
@@ -293,11 +293,12 @@ def versions() -> dict[str, Any]:
         kind: {name: record.version for name, record in table.items()}
         for kind, table in records.items()
     }
-    rooms = (couplings, heads, lengths, probing, training)
+    rooms = (couplings, heads, lengths, probing, refits, training)
     parts = {
         "lime": probing.LIME_VERSION,
         "path_length": lengths.PATH_VERSION,
         "pull": training.PULL_VERSION,
+        "window": training.WINDOW_VERSION,
     }
     return of_records | parts | {room.__name__: room.VERSION for room in rooms}
 

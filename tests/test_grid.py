@@ -200,7 +200,7 @@ NO_SWEEP = [  # text, what the message names
     (USUAL.replace("epochs: 8", "out: here"), ["out", "--out"]),
     (USUAL.replace("seeds: [0, 1]", "out: [a, b]"), ["out", "--out"]),
     (USUAL.replace("epochs: 8", "notebook: '05'"), ["notebook", "parameters"]),
-    (USUAL.replace('"05"', '"08"'), ["'08'", "05_ut_vs_ft"]),
+    (USUAL.replace('"05"', '"88"'), ["'88'", "05_ut_vs_ft"]),
     (USUAL.replace('"05"', '"0"'), ["'0'", "one name"]),
     (USUAL.replace('"05"', "none.ipynb"), ["'none.ipynb'", "no file"]),
     (USUAL.replace('"05"', "[5]"), ["notebook", "[5]"]),

@@ -360,7 +360,7 @@ def test_result_of_a_training_that_finds_no_place_is_one_sentence(
     monkeypatch.setattr(tempfile, "tempdir", str(disk))
     filler = fill(disk)
     with pytest.raises(OSError, match=r"the disk of the temporary folder is full; free some") as at:
-        _workers._into_file(bytes, (100_000,))
+        _workers._into_file(bytes, (100_000,), None)
     assert len(at.value.args) == 1
     assert list(disk.iterdir()) == [filler]
 

@@ -22,6 +22,7 @@ from typing import Any
 import cloudpickle
 import torch
 from loky import cpu_count, get_reusable_executor
+from loky.backend import resource_tracker
 
 from rtl_utils.progress import Bar
 
@@ -108,10 +109,12 @@ def _reports(jobs: int) -> Iterator[list[str | None]]:
     except OSError:  # a full disk, which the first result tells
         yield [None] * jobs
         return
+    resource_tracker.register(folder, "folder")  # which removes it if this process is killed
     try:
         yield [os.path.join(folder, str(job)) for job in range(jobs)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        resource_tracker.unregister(folder, "folder")
 
 
 def _as_completed(
