@@ -51,6 +51,7 @@ REVEAL_FILES = (
     "dist/theme/fonts/source-sans-pro/*",
     "plugin/notes/*",
 )
+# as django-static-mathjax brings it; this file asks for no font and no other part
 MATHJAX = Path(str(files("mathjax") / "static/mathjax/es5/tex-svg-full.js"))
 STATIC = "reveal"  # folder of the parts that all slides share
 HEADING = re.compile(r"(#{1,3}) (.+)")

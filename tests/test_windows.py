@@ -116,6 +116,12 @@ def test_windows_change_the_training_and_none_is_plain_training(replica):
     assert not torch.equal(nets[0.25][weight], nets[0.0][weight])
 
 
+@pytest.mark.parametrize("window", [-0.25, 1.5, float("nan")])
+def test_window_out_of_range_is_refused(replica, window):
+    with pytest.raises(ValueError, match=r"window must lie between 0 .* and 1 .*; got"):
+        replica(window=window)
+
+
 def test_features_have_no_windows(table):
     task = table()
     with pytest.raises(ValueError, match=r"windows are for images; .* has features"):

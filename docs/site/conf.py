@@ -1,7 +1,6 @@
 """Sphinx's settings for the course's site; `build.py` gathers its pages and calls Sphinx."""
 
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 from docutils import nodes
@@ -13,10 +12,9 @@ import rtl_utils
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from docstrings import rewritten  # noqa: E402
+from editions import MATHJAX  # noqa: E402
 from launch import address, site_options  # noqa: E402
 
-# MathJax as django-static-mathjax brings it; this file asks for no font and no other part
-FORMULAS = Path(str(files("mathjax") / "static/mathjax/es5/tex-svg-full.js"))
 CHECKOUT = HERE.parents[1]
 AS_THEY_ARE = [CHECKOUT / "docs" / "explorer.html"]  # pages that need nothing of Sphinx
 EDITIONS = "editions/index.html"  # what build.py adds afterwards
@@ -42,7 +40,7 @@ nb_ipywidgets_js = {}  # sliders need a kernel; their pictures stand in for them
 nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-mathjax_path = FORMULAS.name
+mathjax_path = MATHJAX.name
 
 # the API: docstrings as they are written, in Google's form with Markdown's code
 autodoc_member_order = "bysource"
@@ -56,7 +54,7 @@ napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = project
-html_static_path = ["style.css", str(FORMULAS)]
+html_static_path = ["style.css", str(MATHJAX)]
 html_css_files = ["style.css"]
 html_extra_path = [str(path) for path in AS_THEY_ARE]
 html_context = {"default_mode": "light"}  # as the figures are

@@ -57,9 +57,9 @@ class Replica:
             image's side; 0 for none.
 
     Raises:
-        ValueError: for windows on what is no image, a mini-batch larger than the data or of one
-            example where BatchNorm needs two, a tau below 1 on a path without a source, or an
-            adaptive schedule on a path without held-out examples.
+        ValueError: for a window out of range or on what is no image, a mini-batch larger than the
+            data or of one example where BatchNorm needs two, a tau below 1 on a path without a
+            source, or an adaptive schedule on a path without held-out examples.
     """
 
     net: Net
@@ -72,6 +72,10 @@ class Replica:
 
     def __post_init__(self) -> None:
         n = len(self.path)
+        if not 0 <= self.window <= 1:
+            raise ValueError(
+                f"window must lie between 0 (none) and 1 (a whole side); got {self.window!r}"
+            )
         if self.window and self.path.target.x_train.ndim != 4:
             raise ValueError(f"windows are for images; {self.path.target.name!r} has features")
         size = self.sgd.batch_size
