@@ -170,6 +170,14 @@ def test_a_run_past_its_time_is_ended_and_marked(tmp_path):
 # Where tasks run
 
 
+def test_a_kernel_of_a_batch_keeps_memory_as_any_other_kernel_does(tmp_path):
+    # Dask's workers have a variable that makes a training in their kernels almost twice as long
+    looks = "assert not [name for name in os.environ if name.startswith('MALLOC_')], os.environ"
+    sweep = small_batch.write(tmp_path, f"import os\n{looks}", grid={"seeds": [0]})
+    done = rtl("batch", sweep, "--out", tmp_path / "store")
+    assert "1 of 1 run done" in done.stdout, done.stderr
+
+
 def test_a_scheduler_that_runs_already_and_one_that_dies(tmp_path):
     sweep = small_batch.write(tmp_path, "time.sleep(seeds[0])", grid={"seeds": [0, 600]})
     out = tmp_path / "store"
