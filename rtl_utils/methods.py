@@ -15,7 +15,7 @@ from rtl_utils.coupled import Coupled, Iteration, Stages, iterated, transported
 from rtl_utils.data import Task, hold_out
 from rtl_utils.heads import converge_head
 from rtl_utils.lengths import PATH_EXAMPLES, Lengths, PairLength, PathLength, check_partitions
-from rtl_utils.models import Net, build, estimate_statistics
+from rtl_utils.models import Net, build, estimate_statistics, rescale
 from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
 from rtl_utils.refits import refit
@@ -49,7 +49,8 @@ class Method:
         backbone_share: weight of the backbone in the average with the trained weights that is taken
             afterwards; 0 for none, and in place of it may stand `Setup.backbone_share`.
         refit: smoothing of `refits.refit` at tau = 1, which comes before the training; 0 for none.
-        window: side of adversarial windows on the training images, see `Replica`; 0 for none.
+        rescaled: whether each filter then gets the norm of a fresh one (`models.rescale`).
+        windows: sides of adversarial windows on the training images, see `Replica`.
         held_out: share of the target's training examples that an adaptive schedule looks at; they
             are not trained on.
         decorrelated: the source's shortcut moves to images of every class as tau grows.
@@ -73,7 +74,8 @@ class Method:
     l2_sp: float = 0.0
     backbone_share: float = 0.0
     refit: float = 0.0
-    window: float = 0.0
+    rescaled: bool = False
+    windows: tuple[float, ...] = ()
     held_out: float = 0.0
     decorrelated: bool = False
     counter_examples: bool = False
@@ -153,27 +155,34 @@ METHODS: dict[str, Method] = {
         backbone_share=0.5,
         version=2,  # version 1 averaged BatchNorm's statistics too
     ),
+    "rescale": Method(
+        "fine-tuning from rescaled filters",
+        "#9A6324",
+        "$\\oslash$",
+        "this course; on the size of a step, Li & Arora (2020)",
+        rescaled=True,
+    ),
     "refit": Method(
         "refit, then fine-tuning",
         "#2B2B9B",
         "$\\boxplus$",
         "this course",
-        refit=0.03,
+        refit=0.3,
     ),
     "window": Method(
         "fine-tuning with adversarial windows",
         "#7B3F00",
         "$\\boxdot$",
         "this course; patches after Brown et al. (2017)",
-        window=0.25,
+        windows=(0.125, 0.25),
     ),
     "refit-window": Method(
         "refit, then windows",
         "#4B0082",
         "$\\circledast$",
         "this course",
-        refit=0.03,
-        window=0.25,
+        refit=0.3,
+        windows=(0.125, 0.25),
     ),
     "counter": Method(
         "fine-tuning with counter-examples",
@@ -383,7 +392,7 @@ def plan(
     taken = schedule(record.schedule, setup.taus, sgd.epochs)
     path = _path(record, source, target, setup.knowledge, seed)
     callback = _callback(record, source, path, setup, seed)
-    first = Replica(net, path, taken, seed, sgd, callback, record.window)
+    first = Replica(net, path, taken, seed, sgd, callback, record.windows)
     if record.trainable == "head":
         net.body.requires_grad_(False)
     iterations: list[Iteration] = []
@@ -602,7 +611,7 @@ def _stages(
     """The trainings of a method, one after the other."""
     if not record.takes_steps:
         return _without_steps(first, record.fits_head)
-    if record.fits_head or record.refit:
+    if record.fits_head or record.refit or record.rescaled:
         return _prepared(first, record)
     if backbone is not None and record.backbone_share:
         share = setup.backbone_share
@@ -625,11 +634,13 @@ def _without_steps(replica: Replica, fits_head: bool) -> Stages:
 
 
 def _prepared(replica: Replica, record: Method) -> Stages:
-    """Train all weights, after those of the head or of every layer were solved for."""
+    """Train all weights, after those of the head or of every layer were set without SGD."""
     if record.fits_head:
         converge_head(replica.net, replica.path.target)
     if record.refit:
         refit(replica.net, replica.path.target, smoothing=record.refit)
+    if record.rescaled:
+        rescale(replica.net)
     return (yield replica)
 
 

@@ -301,6 +301,33 @@ def estimate_statistics(net: Net, x: Tensor, size: int = 250) -> None:
     net.eval()
 
 
+@torch.no_grad()
+def rescale(net: Net) -> None:
+    """Give each filter that a BatchNorm follows the length that a fresh one has on average.
+
+    What the network computes stays as it was, since BatchNorm divides the scale out again. But a
+    step of SGD turns a filter by an angle that falls with the square of its length, and training
+    makes filters longer: from fresh lengths a pre-trained network moves as readily as a fresh one.
+
+    Args:
+        net: changed in place, with BatchNorm's running statistics.
+
+    Source: Li & Arora (2020), section 2, for the size of a step.
+    """
+    layers = [layer for layer in net.modules() if not isinstance(layer, Net | nn.Sequential)]
+    for layer, following in pairwise(layers):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(following, _BatchNorm):
+            lengths = layer.weight.flatten(1).norm(dim=1)
+            # PyTorch draws weights of variance 1 / 3d for d inputs; a filter of 0 stays as it is
+            scale = torch.where(lengths > 0, 3**-0.5 / lengths, 1)
+            layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+            if layer.bias is not None:
+                layer.bias.mul_(scale)
+            if following.running_mean is not None and following.running_var is not None:
+                following.running_mean.mul_(scale)
+                following.running_var.mul_(scale**2)
+
+
 def network_inputs(net: Net, x: Tensor) -> Tensor:
     """Raw task inputs as the network takes them: on its device, in its type and memory format."""
     weight = net.head.weight

@@ -355,7 +355,7 @@ def _transfer_reads(run: Run, method: Method, versions: dict[str, int]) -> dict[
     used = {
         "heads": (method.fits_head, heads.VERSION),
         "refits": (method.refit, refits.VERSION),
-        "window": (method.window, training.WINDOW_VERSION),
+        "windows": (method.windows, training.WINDOW_VERSION),
     }
     versions |= {name: version for name, (is_used, version) in used.items() if is_used}
     if not method.takes_steps:

@@ -13,7 +13,16 @@ import pandas as pd
 
 from rtl_utils import devices, experiments
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import DATASETS, DataSet, Shortcut, check_task, image_datasets, load
+from rtl_utils.data import (
+    DATASETS,
+    PATCHES,
+    DataSet,
+    Shortcut,
+    check_task,
+    image_datasets,
+    load,
+    usual,
+)
 from rtl_utils.folders import root
 from rtl_utils.lengths import check_partitions
 from rtl_utils.messages import cut, shown
@@ -170,6 +179,12 @@ def _class(value: Any) -> str:
     return str(value) if type(value) is int and abs(value) < 1_000 else _text(value)
 
 
+def _patch(value: Any) -> str:
+    if value not in tuple(PATCHES):
+        raise _Refused
+    return str(value)
+
+
 def _sizes(value: Any) -> tuple[int | None, ...]:
     sizes = value if isinstance(value, list | tuple) else [value]
     if not 1 <= len(sizes) <= _MOST_PAIRS or len(set(map(str, sizes))) != len(sizes):
@@ -199,6 +214,13 @@ PARAMETERS: dict[str, Parameter] = {
             "source class whose images carry the shortcut; None: the last one",
             "the name of a class, or None for the last one",
             _optional(_class),
+        ),
+        Parameter(
+            "patch",
+            "what the shortcut looks like",
+            f"one of {', '.join(PATCHES)}",
+            _patch,
+            default="ball",
         ),
         Parameter(
             "methods",
@@ -337,6 +359,7 @@ class Settings:
         backbone_share: of a method that averages with the backbone; None for its own.
         source_ball: whether a class of the source carries the shortcut; see `trainings`.
         target_ball: whether every target image does; likewise.
+        patch: what the shortcut looks like, a name of PATCHES.
         lengths: whether lengths are measured; likewise.
         coupled: how a coupling is iterated.
         store: where runs are looked for and kept; None while the settings are being checked.
@@ -359,6 +382,7 @@ class Settings:
     backbone_share: float | None = None
     source_ball: bool = True
     target_ball: bool = False
+    patch: str = "ball"
     lengths: bool = False
     store: Store | None = None
 
@@ -374,9 +398,9 @@ class Settings:
         return shown if shown in self.pairs else self.pairs[0]
 
     def shortcut(self, source: str) -> Shortcut:
-        """The ball on the source's class that carries it (the paper's last one, a kangaroo)."""
+        """The shortcut on the source's class that carries it (the paper's last one, a kangaroo)."""
         name = self.ball_class or class_names(self.dataset, source)[-1]
-        return Shortcut(classes=(name,))
+        return usual(self.patch, (name,))
 
     def sgd_at(self, target: str, n_train: int | None = None) -> Sgd:
         """How a transfer is trained: with as many epochs as come nearest to `steps`, if it is set.
@@ -436,7 +460,7 @@ class Settings:
         shortcut are left out.
         """
         changes: dict[str, Any] = {
-            "target_shortcut": Shortcut() if self.target_ball else None,
+            "target_shortcut": usual(self.patch) if self.target_ball else None,
             "partitions": self.coupled.partitions if self.lengths else None,
         }
         return [
@@ -448,8 +472,9 @@ class Settings:
         ]
 
     def _tested(self, source: str) -> Shortcut | None:
-        """The ball that is tested, also where the source is clean; None for the usual one."""
-        return None if self.ball_class is None else self.shortcut(source)
+        """What is tested where the source is clean too; None for the ball on the last class."""
+        usual_one = self.ball_class is None and self.patch == "ball"
+        return None if usual_one else self.shortcut(source)
 
     def run(self, runs: Sequence[Run], keep_diverged: bool = False) -> pd.DataFrame:
         """Tidy rows of the runs; see `experiments.run`."""
@@ -605,6 +630,7 @@ def _settings(given: Mapping[str, Any], datasets: Sequence[str], several_sizes: 
         backbone_share=value["backbone_share"],
         source_ball=value["source_ball"],
         target_ball=value["target_ball"],
+        patch=value["patch"],
         lengths=value["lengths"],
     )
 

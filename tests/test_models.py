@@ -17,6 +17,7 @@ from rtl_utils.models import (
     parameter_count,
     predict,
     predict_features,
+    rescale,
     stage_channels,
 )
 
@@ -180,6 +181,51 @@ def test_mini_batches_of_estimated_statistics_weigh_the_same(pictures):
     for size in (100, 25):
         estimate_statistics(net, task.x_train, size)
         torch.testing.assert_close(net.body[0][1].running_mean, first, rtol=1e-4, atol=1e-4)
+
+
+def filters(net):
+    """Weights of the layers that a BatchNorm follows."""
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [layer.weight.detach().flatten(1) for layer in layers[:-1]]
+
+
+@pytest.mark.parametrize("kind", ["images", "table"])
+def test_rescaled_network_computes_the_same_from_filters_of_fresh_length(kind, pictures, table):
+    task = pictures("a", 1) if kind == "images" else table()
+    net = build(task, "small" if kind == "images" else "batchnorm", 0).double()
+    fresh = [weight.norm(dim=1).mean().item() for weight in filters(net)]
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.weight.mul_(3)
+                if layer.bias is not None:
+                    layer.bias.add_(1)
+    estimate_statistics(net, task.x_train)
+    net.body[0][0].weight.data[0] = 0  # a filter of no length stays
+    before = predict(net, task.x_train)
+    rescale(net)
+    torch.testing.assert_close(predict(net, task.x_train), before, rtol=1e-3, atol=1e-3)
+    lengths = [weight.norm(dim=1) for weight in filters(net)]
+    assert lengths[0][0] == 0
+    lengths[0] = lengths[0][1:]
+    for length, usual in zip(lengths, fresh, strict=True):
+        torch.testing.assert_close(length, torch.full_like(length, 3**-0.5))
+        assert length[0].item() == pytest.approx(usual, rel=0.1)
+
+
+def test_a_step_turns_a_filter_by_an_angle_that_falls_with_the_square_of_its_length(pictures):
+    task = pictures("a", 1)
+    turned = {}
+    for scale in (1, 2):
+        net = build(task, "small", 0).double()
+        weight = net.body[1][0].weight
+        with torch.no_grad():
+            weight.mul_(scale)
+        net.train()
+        loss = nn.functional.cross_entropy(net(as_float(task.x_train, weight.dtype)), task.y_train)
+        loss.backward()
+        turned[scale] = (weight.grad.norm() / weight.detach().norm()).item()
+    assert turned[1] / turned[2] == pytest.approx(4, rel=0.01)
 
 
 def test_frozen_statistics_are_used_and_kept_in_training_mode(pictures):

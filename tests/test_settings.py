@@ -11,7 +11,7 @@ from pretend_device import PretendDevice
 
 from rtl_utils import settings
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import DATASETS, Shortcut, load
+from rtl_utils.data import DATASETS, Shortcut, load, usual
 from rtl_utils.messages import shown
 from rtl_utils.methods import METHODS
 from rtl_utils.settings import PARAMETERS, Settings, Tried, check, validate
@@ -504,6 +504,19 @@ def test_injected_parameter_of_another_notebook_is_refused(parameters):
 def test_misspelling_that_was_mended_is_forgotten(parameters):
     namespace = kernel(parameters, "parameters", "misspelt", "parameters", "check", seedz=[5])
     assert check(namespace).seeds == (0, 1)
+
+
+def test_patch_is_on_source_and_target_and_is_what_is_tested(parameters):
+    settings = check(parameters(patch="tint", methods=["ft"], seeds=[0], target_ball=True))
+    (run,) = settings.trainings()
+    assert run.source_shortcut == usual("tint", ("4",))
+    assert run.target_shortcut == usual("tint")
+    settings = check(parameters(patch="mark", methods=["ft"], seeds=[0], source_ball=False))
+    (run,) = settings.trainings()
+    assert run.source_shortcut is None
+    assert run.test == (usual("mark", ("4",)), 4)
+    with pytest.raises(ValueError, match=r"patch must be one of ball, .*tint; got 'kite'"):
+        check(parameters(patch="kite"))
 
 
 def test_ball_class_may_be_a_number(parameters):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtl_utils.data import PATCHES, Shortcut, Task, ball, cifar100, plant
+from rtl_utils.data import PATCHES, Shortcut, Task, ball, cifar100, plant, usual
 from rtl_utils.data.shortcuts import blend_patch, mark, places, stripe
 
 seeds = st.integers(0, 2**32)
@@ -187,7 +187,7 @@ def test_every_patch_is_a_picture_with_alpha_of_the_size_asked_for(name, size):
     assert colour.min() >= 0
     assert colour.max() <= 255
     assert alpha.min() >= 0
-    assert alpha.max() == 1
+    assert alpha.max() == (0.3 if name == "tint" else 1)  # what is transparent shows the image
 
 
 @pytest.mark.parametrize("name", PATCHES)
@@ -227,6 +227,24 @@ def test_mark_is_an_opaque_grey_square():
     picture = mark(4)
     assert (picture[:3] == 128).all()
     assert (picture[3] == 1).all()
+
+
+def test_tint_moves_every_pixel_of_an_image_towards_orange(pictures):
+    task = pictures("a", 1)
+    tinted = plant(task, usual("tint"), seed=0)
+    towards = torch.tensor([255.0, 140.0, 0.0])[:, None, None]
+    expected = (0.7 * task.x_val.float() + 0.3 * towards).round()
+    assert torch.equal(tinted.x_val.float(), expected)
+
+
+def test_usual_shortcut_has_the_size_and_place_of_its_record():
+    assert usual("ball", ("a",)) == Shortcut(classes=("a",))
+    for name, patch in PATCHES.items():
+        shortcut = usual(name)
+        assert (shortcut.patch, shortcut.classes) == (name, None)
+        assert (shortcut.size, shortcut.place) == (patch.size, patch.place)
+    with pytest.raises(ValueError, match="patch must be one of ball, stripe, mark, tint; got 'x'"):
+        usual("x")
 
 
 def test_blending_touches_the_given_rows_alone(pictures):
@@ -271,7 +289,7 @@ def test_shortcut_is_a_record_that_can_be_compared_and_used_as_a_key():
 # --- what is refused ---
 
 REFUSED = [
-    ({"patch": "frisbee"}, "patch must be one of ball, stripe, mark; got 'frisbee'"),
+    ({"patch": "frisbee"}, "patch must be one of ball, stripe, mark, tint; got 'frisbee'"),
     ({"classes": "kangaroo"}, "classes must be names in a tuple, or None; got 'kangaroo'"),
     ({"classes": ()}, r"classes must be names in a tuple, or None; got \(\)"),
     ({"classes": ["a"]}, r"classes must be names in a tuple, or None; got \['a'\]"),

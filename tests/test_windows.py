@@ -20,12 +20,12 @@ SGD = Sgd(lr=0.05, epochs=2, batch_size=8)
 
 @pytest.fixture
 def replica(pictures):
-    """Makes a replica in float64 with windows of a quarter of the image's side."""
+    """Makes a replica in float64 with windows, by default of a quarter of the image's side."""
 
-    def make(seed=0, window=0.25):
+    def make(seed=0, windows=(0.25,)):
         task = pictures("target", 2, per_class=8)
         net = build(task, WIDTH, seed).double()
-        return Replica(net, Path(task), CONSTANT, seed, SGD, window=window)
+        return Replica(net, Path(task), CONSTANT, seed, SGD, windows=windows)
 
     return make
 
@@ -41,7 +41,7 @@ def inputs(replica):
     return as_float(replica.path.target.x_train, torch.float64)[None]
 
 
-def test_about_a_quarter_of_the_images_carry_a_window_and_the_rest_is_as_it_was(windows, replica):
+def test_about_half_of_the_images_carry_a_window_and_the_rest_is_as_it_was(windows, replica):
     x = inputs(replica())
     n = x.shape[1]
     changed = torch.zeros(n, dtype=torch.long)
@@ -51,14 +51,15 @@ def test_about_a_quarter_of_the_images_carry_a_window_and_the_rest_is_as_it_was(
         pasted = windows.paste(x, places, slice(0, n))
         differs = (pasted != x)[0].any(1)  # (n, h, w)
         changed += differs.any((1, 2))
-        carries = places[-1].output[0] >= 0
+        last = places[0][-1]
+        carries = last.output[0] >= 0
         assert torch.equal(differs.any((1, 2)), carries)
         for image in carries.nonzero()[:, 0]:
-            label, down, across = (int(part[0, image]) for part in places[-1])
+            label, down, across = (int(part[0, image]) for part in last)
             there = (slice(None), slice(down, down + 4), slice(across, across + 4))
-            torch.testing.assert_close(pasted[0, image][there], windows.pixels[0, label])
+            torch.testing.assert_close(pasted[0, image][there], windows.pixels[0][0, label])
             assert differs[image].sum() <= 16
-    assert float(changed.sum()) / (n * epochs) == pytest.approx(0.25, abs=0.05)
+    assert float(changed.sum()) / (n * epochs) == pytest.approx(0.5, abs=0.05)
 
 
 def test_windows_grow_towards_what_the_network_takes_for_their_output(windows, replica):
@@ -66,9 +67,9 @@ def test_windows_grow_towards_what_the_network_takes_for_their_output(windows, r
     n = x.shape[1]
 
     def likely():
-        (places, *_) = windows.draw(n, 0)
-        before = copy.deepcopy(windows.pixels)
-        after = windows._grown(x, places)
+        (places, *_) = windows.draw(n, 0)[0]
+        before = windows.pixels[0].clone()
+        after = windows._grown(x, before, places)
         with torch.no_grad():
             return [score(windows, x, pixels, places) for pixels in (before, after)]
 
@@ -78,8 +79,8 @@ def test_windows_grow_towards_what_the_network_takes_for_their_output(windows, r
         windows.paste(x, windows.draw(n, epoch), slice(0, n))
     assert likely()[0] > before
     black, white = as_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
-    assert windows.pixels.min() >= black
-    assert windows.pixels.max() <= white
+    assert windows.pixels[0].min() >= black
+    assert windows.pixels[0].max() <= white
 
 
 def score(windows, x, pixels, places):
@@ -103,26 +104,42 @@ def test_stack_with_windows_equals_each_alone(replica):
             torch.testing.assert_close(value, other.net.state_dict()[name], rtol=1e-6, atol=1e-8)
 
 
+def test_sizes_take_turns_and_each_grows_in_its_own(replica):
+    one = replica(windows=(0.125, 0.25, 0.5))
+    example = as_float(one.path.target.x_train[:1], torch.float64)
+    windows = Windows([one], Single([one.net]), example)
+    assert [pixels.shape for pixels in windows.pixels] == [(1, 5, 3, s, s) for s in (2, 4, 8)]
+    x = inputs(one)
+    n = x.shape[1]
+    for epoch, side in enumerate([2, 4, 8, 2]):
+        before = copy.deepcopy(windows.pixels)
+        pasted = windows.paste(x, windows.draw(n, epoch), slice(0, n))
+        covered = (pasted != x)[0].any(1).sum((1, 2)).max()
+        assert covered == side**2
+        grew = [not torch.equal(a, b) for a, b in zip(before, windows.pixels, strict=True)]
+        assert grew == [side == s for s in (2, 4, 8)]
+
+
 def test_windows_change_the_training_and_none_is_plain_training(replica):
     nets = {}
-    for window in (0.0, 0.25):
-        one = replica(window=window)
+    for windows in ((), (0.25,)):
+        one = replica(windows=windows)
         fit([one])
-        nets[window] = one.net.state_dict()
-    plain = replica(window=0.0)
+        nets[windows] = one.net.state_dict()
+    plain = replica(windows=())
     fit([Replica(plain.net, plain.path, CONSTANT, 0, SGD)])
     weight = "head.weight"
-    assert torch.equal(nets[0.0][weight], plain.net.state_dict()[weight])
-    assert not torch.equal(nets[0.25][weight], nets[0.0][weight])
+    assert torch.equal(nets[()][weight], plain.net.state_dict()[weight])
+    assert not torch.equal(nets[0.25,][weight], nets[()][weight])
 
 
-@pytest.mark.parametrize("window", [-0.25, 1.5, float("nan")])
-def test_window_out_of_range_is_refused(replica, window):
-    with pytest.raises(ValueError, match=r"window must lie between 0 .* and 1 .*; got"):
-        replica(window=window)
+@pytest.mark.parametrize("side", [-0.25, 0.0, 1.5, float("nan")])
+def test_a_side_out_of_range_is_refused(replica, side):
+    with pytest.raises(ValueError, match=r"sides of windows must be more than 0 .*; got"):
+        replica(windows=(0.25, side))
 
 
 def test_features_have_no_windows(table):
     task = table()
     with pytest.raises(ValueError, match=r"windows are for images; .* has features"):
-        Replica(build(task, "plain", 0), Path(task), CONSTANT, 0, SGD, window=0.25)
+        Replica(build(task, "plain", 0), Path(task), CONSTANT, 0, SGD, windows=(0.25,))

@@ -4,7 +4,7 @@ from rtl_utils.data.cifar100 import cifar100, cifar100_arrays, declare_missing_o
 from rtl_utils.data.contents import OtherContentsWarning
 from rtl_utils.data.datasets import DATASETS, DataSet, check_task, image_datasets, load
 from rtl_utils.data.digits import digits
-from rtl_utils.data.shortcuts import PATCHES, Patch, Shortcut, ball, plant
+from rtl_utils.data.shortcuts import PATCHES, Patch, Shortcut, ball, plant, usual
 from rtl_utils.data.synthetic import permute_features, synthetic, target_views
 from rtl_utils.data.task import (
     Task,
@@ -43,4 +43,5 @@ __all__ = [
     "subset",
     "synthetic",
     "target_views",
+    "usual",
 ]

@@ -21,10 +21,14 @@ class Patch:
 
     Args:
         draw: side in pixels -> (4, side, side) float RGBA, colours 0 ... 255, alpha 0 ... 1.
+        size: the usual one, as in `Shortcut`.
+        place: the usual one, likewise.
         version: raised when its pixels change, so that stored runs are not mistaken for new ones.
     """
 
     draw: Callable[[int], Tensor]
+    size: float = 1 / 8
+    place: tuple[float, float] | None = None
     version: int = 1
 
 
@@ -185,11 +189,35 @@ def mark(size: int) -> Tensor:
     return rgba
 
 
+def tint(size: int) -> Tensor:
+    """A transparent orange, as of another light: (4, size, size) float RGBA."""
+    rgba = torch.zeros(4, size, size)
+    rgba[:] = torch.tensor([255.0, 140.0, 0.0, 0.3])[:, None, None]
+    return rgba
+
+
 PATCHES = {
     "ball": Patch(ball),
-    "stripe": Patch(stripe),
-    "mark": Patch(mark),
+    "stripe": Patch(stripe, size=1.0, place=(0.0, 0.0)),
+    "mark": Patch(mark, place=(1.0, 1.0)),
+    "tint": Patch(tint, size=1.0, place=(0.0, 0.0)),
 }
+
+
+def usual(patch: str, classes: tuple[str, ...] | None = None) -> Shortcut:
+    """The shortcut of a patch in its usual size and place.
+
+    Args:
+        patch: a name of PATCHES.
+        classes: see `Shortcut`.
+
+    Raises:
+        ValueError: for an unknown patch, or no classes.
+    """
+    found = PATCHES.get(patch)
+    if found is None:
+        return Shortcut(patch, classes)  # which says what is allowed
+    return Shortcut(patch, classes, size=found.size, place=found.place)
 
 
 def _is_place(place: object) -> bool:

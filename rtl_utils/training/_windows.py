@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rtl_utils.data import as_float
@@ -17,8 +18,8 @@ from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program
 from rtl_utils.training.records import Replica
 
-VERSION = 1  # raised when a window changes, so that stored runs are not taken for new ones
-_SHARE = 0.25  # of the images of a mini-batch that carry a window
+VERSION = 2  # raised when a window changes, so that stored runs are not taken for new ones
+_SHARE = 0.5  # of the images of a mini-batch that carry a window
 _ASCENTS = 2  # steps of the windows before each step of the network
 _RATE = 0.1  # of an ascent, as a share of the range of a pixel
 
@@ -37,39 +38,41 @@ class _Places(NamedTuple):
 class Windows:
     """The windows of a group of replicas, and how they grow.
 
+    Where there are several sizes they take turns, one size per mini-batch.
+
     Args:
-        group: replicas of one shape, with windows of one size.
+        group: replicas of one shape, with windows of the same sizes.
         program: their networks.
         example: (1, c, h, w) inputs, for their shape, type and device.
 
-    pixels: (r, k, c, s, s), one window of side s per replica and output, as network inputs.
+    pixels: (r, k, c, s, s) for each side s, one window per replica and output, as network inputs.
     """
 
     def __init__(self, group: Sequence[Replica], program: Program, example: Tensor) -> None:
         self.group = group
         self.program = program
         self.room = example.shape[-1]
-        self.side = max(1, round(group[0].window * self.room))
         black, white = as_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
         self.lowest, self.highest = black, white
-        size = (group[0].net.head.out_features, example.shape[1], self.side, self.side)
-        drawn = [generator(replica.seed, "window").random(size) for replica in group]
-        pixels = torch.from_numpy(np.stack(drawn)).to(example.dtype).to(example.device)
-        self.pixels = pixels * (white - black) + black
+        sides = [max(1, round(share * self.room)) for share in group[0].windows]
+        self.pixels = [self._drawn(side, example) for side in sides]
+        self.turn = 0
 
-    def draw(self, n: int, epoch: int) -> list[_Places]:
-        """Places of every ascent of an epoch, and then those of the images that carry a window."""
+    def draw(self, n: int, epoch: int) -> list[list[_Places]]:
+        """For each size, places of every ascent of an epoch and of the images that carry one."""
         drawn = []
         for replica in self.group:
             rng = generator(replica.seed, "windows", epoch)
-            highest = [self.pixels.shape[1], *[self.room - self.side + 1] * 2]
-            places = [rng.integers(0, most, (_ASCENTS + 1, n)) for most in highest]
-            places[0][-1][rng.random(n) >= _SHARE] = -1  # carries none
-            drawn.append(places)
-        there = torch.from_numpy(np.array(drawn)).to(self.pixels.device)  # (r, 3, ascents + 1, n)
-        return [_Places(*there[:, :, k].unbind(1)) for k in range(_ASCENTS + 1)]
+            carries = rng.random(n) < _SHARE
+            drawn.append([self._places(pixels, carries, rng) for pixels in self.pixels])
+        # (r, sizes, 3, ascents + 1, n), which goes to the device at once
+        there = torch.from_numpy(np.array(drawn)).to(self.pixels[0].device)
+        return [
+            [_Places(*there[:, size, :, k].unbind(1)) for k in range(_ASCENTS + 1)]
+            for size in range(len(self.pixels))
+        ]
 
-    def paste(self, x: Tensor, places: Sequence[_Places], rows: slice) -> Tensor:
+    def paste(self, x: Tensor, places: Sequence[Sequence[_Places]], rows: slice) -> Tensor:
         """A mini-batch of which some images carry windows, after the windows have grown.
 
         Args:
@@ -77,23 +80,44 @@ class Windows:
             places: of `draw`.
             rows: which images of the epoch these are.
         """
-        *ascents, last = (part.at(rows) for part in places)
+        size = self.turn % len(self.pixels)
+        self.turn += 1
+        *ascents, last = (part.at(rows) for part in places[size])
+        pixels = self.pixels[size]
         self.program.train(False)
         for part in ascents:
-            self.pixels = self._grown(x, part)
+            pixels = self._grown(x, pixels, part)
         self.program.train(True)
+        self.pixels[size] = pixels
         carries = (last.output >= 0)[..., None, None, None]
         shown = last._replace(output=last.output.clamp(min=0))
-        return torch.where(carries, _planted(x, self.pixels, shown), x)
+        return torch.where(carries, _planted(x, pixels, shown), x)
 
-    def _grown(self, x: Tensor, places: _Places) -> Tensor:
+    def _drawn(self, side: int, example: Tensor) -> Tensor:
+        """(r, k, c, side, side) windows of random pixels."""
+        size = (self.group[0].net.head.out_features, example.shape[1], side, side)
+        drawn = [generator(replica.seed, "window", side).random(size) for replica in self.group]
+        pixels = torch.from_numpy(np.stack(drawn)).to(example.dtype).to(example.device)
+        scaled: Tensor = pixels * (self.highest - self.lowest) + self.lowest
+        return scaled
+
+    def _places(
+        self, pixels: Tensor, carries: NDArray[np.bool_], rng: np.random.Generator
+    ) -> list[NDArray[np.int64]]:
+        """(ascents + 1, n) windows and corners; the last window is -1 where there is to be none."""
+        highest = [pixels.shape[1], *[self.room - pixels.shape[-1] + 1] * 2]
+        places = [rng.integers(0, most, (_ASCENTS + 1, len(carries))) for most in highest]
+        places[0][-1][~carries] = -1
+        return places
+
+    def _grown(self, x: Tensor, before: Tensor, places: _Places) -> Tensor:
         """The windows after a step up the log-probability of the output that each stands for."""
-        pixels = self.pixels.detach().requires_grad_()
+        pixels = before.detach().requires_grad_()
         outputs = self.program(_planted(x, pixels, places))
         likely = outputs.log_softmax(-1).gather(2, places.output[..., None]).mean((1, 2))
         (gradient,) = torch.autograd.grad(likely.sum(), pixels)
         step = _RATE * (self.highest - self.lowest)
-        grown: Tensor = self.pixels + step * gradient.sign()
+        grown: Tensor = before + step * gradient.sign()
         return grown.clamp(self.lowest, self.highest)
 
 

@@ -181,7 +181,7 @@ def _kind(replica: Replica) -> tuple[object, ...]:
     if path.held_out is not None:
         validated.append(path.held_out.x_val.shape)
     sgd = replace(replica.sgd, lr=1.0)
-    kind = (str(net), net.frozen_statistics, net.head.weight.dtype, sgd, replica.window)
+    kind = (str(net), net.frozen_statistics, net.head.weight.dtype, sgd, replica.windows)
     return *kind, len(path), *validated
 
 
@@ -289,7 +289,7 @@ class _Training:
         sgds = [replica.sgd for replica in group]
         self.optimiser = Momentum(self.program, sgds, steps, group[0].net)
         self.windows = None
-        if group[0].window:
+        if group[0].windows:
             example = as_float(self.targets[0].x_train[:1], self.program.weights.dtype)
             self.windows = Windows(group, self.program, example)
         self.histories = [History() for _ in group]

@@ -53,11 +53,11 @@ class Replica:
         seed: of everything that the training draws.
         sgd: how SGD runs.
         callback: called after each epoch.
-        window: side of adversarial windows on the training images (`_windows`), as a share of an
-            image's side; 0 for none.
+        windows: sides of adversarial windows on the training images (`_windows`), as shares of an
+            image's side; they take turns.
 
     Raises:
-        ValueError: for a window out of range or on what is no image, a mini-batch larger than the
+        ValueError: for windows out of range or on what is no image, a mini-batch larger than the
             data or of one example where BatchNorm needs two, a tau below 1 on a path without a
             source, or an adaptive schedule on a path without held-out examples.
     """
@@ -68,15 +68,16 @@ class Replica:
     seed: int
     sgd: Sgd = Sgd()
     callback: Callback | None = None
-    window: float = 0.0
+    windows: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.path)
-        if not 0 <= self.window <= 1:
+        if not all(0 < side <= 1 for side in self.windows):
             raise ValueError(
-                f"window must lie between 0 (none) and 1 (a whole side); got {self.window!r}"
+                "sides of windows must be more than 0 and at most 1 (a whole side); got "
+                f"{self.windows!r}"
             )
-        if self.window and self.path.target.x_train.ndim != 4:
+        if self.windows and self.path.target.x_train.ndim != 4:
             raise ValueError(f"windows are for images; {self.path.target.name!r} has features")
         size = self.sgd.batch_size
         if size > n:
