@@ -69,11 +69,12 @@ def diagrams() -> dict[str, Diagram]:
             course,
             "The course as one experiment in four stages. A source with a ball on every 4 "
             "(notebook 1: a task whose useless features are known). A backbone that predicts 4 for "
-            "the digit or for the ball (notebook 2: LIME). Transfer along a path from tau = 0 to 1 "
-            "(notebook 3: without a shortcut; notebook 6: coupled transfer; notebook 7: distances "
-            "of tasks). A test whether the ball flips predictions (notebook 4: the ball appears in "
-            "the test only; notebook 5: it is on every target image; notebook 8: which method "
-            "passes). Notebook 0 does the whole experiment in plain code.",
+            "the digit or for the ball (notebook 2: LIME; notebook 9: what it cannot forget). "
+            "Transfer along a path from tau = 0 to 1 (notebook 3: without a shortcut; notebook 6: "
+            "coupled transfer; notebook 7: distances of tasks). A test whether the ball flips "
+            "predictions (notebook 4: the ball appears in the test only; notebook 5: it is on "
+            "every target image; notebook 8: which method passes). Notebook 0 does the whole "
+            "experiment in plain code.",
         ),
         "path": Diagram(
             "The path",
@@ -247,7 +248,7 @@ def course() -> Figure:
     stages = (source_stage, backbone_stage, path_stage, test_stage)
     studied = (
         {"1": "a task whose useless\nfeatures are known"},
-        {"2": "LIME: what does a\nnetwork rely on?"},
+        {"2": "LIME: what does a\nnetwork rely on?", "9": "what can’t it forget?"},
         {"3": "without a shortcut", "6": "coupled transfer", "7": "distances of tasks"},
         {"4": "ball in the test only", "5": "ball on every image", "8": "which method passes?"},
     )

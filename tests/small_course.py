@@ -17,6 +17,7 @@ SMOKE = {
     "06_coupled_transfer": {"n_train": 50, "iterations": 2},
     "07_task_distance": {"n_train": 50, "iterations": 2},
     "08_which_method": {"n_train": 50, "methods": ["ut", "counter"]},
+    "09_a_path_that_passes": {"n_train": 20},
 }
 ON_TABLES = ("01_synthetic_task", "02_lime_probing")
 ON_IMAGES = [name for name in SMOKE if name not in ON_TABLES]
@@ -27,6 +28,7 @@ SHORT_ONES = {  # beyond SHORT, where a notebook is long even so
     "06_coupled_transfer": {"n_train": 10, "iterations": 1},
     "07_task_distance": {"n_train": 10, "iterations": 1},
     "08_which_method": {"n_train": 10},
+    "09_a_path_that_passes": {"n_train": 10},
 }
 BOTH_WAYS = {
     "source": ["digits-0-4", "digits-5-9"],

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import Counter
+from dataclasses import replace
 from math import ceil, comb, log2
 
 import nbformat
@@ -32,6 +33,7 @@ CHANGES = {
     "06": IMAGES | {"iterations": 1},
     "07": IMAGES | {"iterations": 1},
     "08": IMAGES | {"epochs": 4, "width": [8, 8, 8, 8], "n_train": 50},  # so that all of them flip
+    "09": IMAGES | {"epochs": 4, "width": [8, 8, 8, 8], "n_train": 50},
 }
 
 
@@ -218,6 +220,17 @@ def simulated(n, spread, margin, level=0.95, normal=False):
 def flips_of(settings, method, **fields):
     size = settings.n_train[0]
     return finals(settings, "flip_rate", method, biased=True, n_train=size, **fields)
+
+
+def averaged_flips(context, method, share):
+    """Flip rates of trainings that end with averaged weights."""
+    settings = context["settings"]
+    return flips_of(settings, method, sgd=replace(settings.sgd, averaged=float(share)))
+
+
+def axes(variances, smoothing):
+    """What a refit leaves of the weights along principal axes."""
+    return variances / (variances + smoothing * variances.mean())
 
 
 # number -> (what is wrong, (the right answer, the notebook's objects) -> an answer, what is said)
@@ -659,6 +672,55 @@ WRONG = {
         ),
         ("one image off", lambda a, c: a | {0.5: a[0.5] + 1 / 500}, "at the share 0.5"),
     ],
+    "09.1": [
+        ("a number", lambda a, c: 0.4, "must be a function"),
+        ("not squared", lambda a, c: lambda v, s: axes(v, s).mean(), "adds up their squares"),
+        ("squared last", lambda a, c: lambda v, s: axes(v, s).mean() ** 2, "square first"),
+        ("sum", lambda a, c: lambda v, s: a(v, s * len(v)), "not their sum"),
+        ("smoothing", lambda a, c: lambda v, s: a(v, s / v.mean()), "the smoothing alone"),
+        ("largest", lambda a, c: lambda v, s: a(v, s * v.max() / v.mean()), "the largest one"),
+        ("lost", lambda a, c: lambda v, s: 1 - a(v, s), "what it keeps"),
+        ("norm", lambda a, c: lambda v, s: a(v, s) ** 0.5, "the squared norm"),
+        ("added", lambda a, c: lambda v, s: (axes(v, s) ** 2).sum(), "divide by their number"),
+        ("nearly", lambda a, c: lambda v, s: a(v, s) + 0.01, "the filter keeps"),
+    ],
+    "09.2": [
+        ("a number", lambda a, c: 0.4, "must be a function"),
+        ("inside", lambda a, c: lambda w, x: 1 - a(w, x), "give the other one"),
+        ("norm", lambda a, c: lambda w, x: a(w, x) ** 0.5, "square it"),
+        ("centred", lambda a, c: lambda w, x: a(w, x - x.mean(0)), "do not centre"),
+        ("directions", lambda a, c: lambda w, x: a(np.eye(x.shape[1]), x), "weigh them"),
+        ("sum", lambda a, c: lambda w, x: a(w, x) * (w**2).sum(), "divide by that of all"),
+        ("columns", lambda a, c: lambda w, x: (w[:, ~x.any(0)] ** 2).sum() / (w**2).sum(), "mixt"),
+        ("nearly", lambda a, c: lambda w, x: a(w, x) + 0.01, "onto the span"),
+    ],
+    "09.3": [
+        ("one number", lambda a, c: a[0.5], "must be a dictionary"),
+        ("other shares", lambda a, c: {0.5: a[0.5]}, "it lacks 0, 0.25"),
+        ("reversed", lambda a, c: each(a, lambda v: -v), "sign is reversed"),
+        ("points", lambda a, c: each(a, lambda v: 100 * v), "these are points"),
+        (
+            "not subtracted",
+            lambda a, c: {k: averaged_flips(c, "ft", k).mean() for k in a},
+            "subtract those of training from scratch",
+        ),
+        (
+            "last weights",
+            lambda a, c: {
+                k: averaged_flips(c, "ft", k).mean() - averaged_flips(c, "scratch", 0).mean()
+                for k in a
+            },
+            "must be averaged too",
+        ),
+        (
+            "one seed",
+            lambda a, c: {
+                k: averaged_flips(c, "ft", k)[0] - averaged_flips(c, "scratch", k)[0] for k in a
+            },
+            "seed 0 alone",
+        ),
+        ("one image off", lambda a, c: a | {0.5: a[0.5] + 1 / 500}, "at the share 0.5"),
+    ],
 }
 
 
@@ -723,7 +785,7 @@ def test_check_prints_one_line_and_raises_nothing_on_a_wrong_answer(capsys):
 @pytest.mark.parametrize("call", [exercises.check, exercises.judge, exercises.hint])
 def test_unknown_number_is_refused_with_those_that_there_are(call):
     for number in ("04.9", 4.1):
-        with pytest.raises(ValueError, match=r"one of 01\.1, 01\.2, .*08\.3; got '?4?0?4"):
+        with pytest.raises(ValueError, match=r"one of 01\.1, 01\.2, .*09\.3; got '?4?0?4"):
             call(number, 1)
 
 

@@ -7,7 +7,7 @@ notebook, and in `notebooks/solutions/`.
 from collections import Counter
 from typing import Any
 
-from rtl_utils.exercises import _n01, _n02, _n03, _n04, _n05, _n06, _n07, _n08
+from rtl_utils.exercises import _n01, _n02, _n03, _n04, _n05, _n06, _n07, _n08, _n09
 from rtl_utils.exercises._records import Exercise, Judgement, Wrong
 from rtl_utils.messages import shown
 
@@ -15,7 +15,7 @@ __all__ = ["EXERCISES", "Exercise", "Judgement", "check", "hint", "judge"]
 
 EXERCISES: dict[str, Exercise] = {
     exercise.number: exercise
-    for room in (_n01, _n02, _n03, _n04, _n05, _n06, _n07, _n08)
+    for room in (_n01, _n02, _n03, _n04, _n05, _n06, _n07, _n08, _n09)
     for exercise in room.EXERCISES
 }
 _asked: Counter[str] = Counter()  # how many hints of each exercise were shown

@@ -10,6 +10,7 @@ from rtl_utils.widgets._lime import LimePanel
 from rtl_utils.widgets._page import page
 from rtl_utils.widgets._path import PathPanel
 from rtl_utils.widgets._race import RacePanel
+from rtl_utils.widgets._refit import RefitPanel
 from rtl_utils.widgets._seeds import SeedsPanel
 from rtl_utils.widgets._sizes import SizesPanel
 from rtl_utils.widgets._surface import SurfacePanel
@@ -22,6 +23,7 @@ __all__ = [
     "PathPanel",
     "RacePanel",
     "Recording",
+    "RefitPanel",
     "SeedsPanel",
     "SizesPanel",
     "SurfacePanel",
