@@ -15,6 +15,7 @@ from rtl_utils import experiments, methods, progress
 from rtl_utils.data import Shortcut
 from rtl_utils.models import predict
 from rtl_utils.paths import Path
+from rtl_utils.refits import refit
 from rtl_utils.runs import Run, tasks
 from rtl_utils.store import Store
 from rtl_utils.training import Sgd
@@ -22,6 +23,7 @@ from rtl_utils.widgets import recordings, scenes
 from rtl_utils.widgets._ball import BallPanel
 from rtl_utils.widgets._epochs import EpochsPanel
 from rtl_utils.widgets._path import PathPanel
+from rtl_utils.widgets._refit import RefitPanel
 from rtl_utils.widgets.panels import Panel, slider
 
 SMALL = Run(
@@ -236,6 +238,37 @@ def test_panels_take_networks_of_a_notebook(recorded):
     without_maps = replace(recorded, maps={}, moments={})
     assert kinds(PathPanel(without_maps).scene()) == ["Image"] * 3 + ["Bars"] * 4
     assert kinds(BallPanel(without_maps).scene()) == ["Image"] + ["Bars"] * 3 + ["Heat"]
+
+
+def test_the_bars_of_the_refit_are_answers_of_the_refitted_backbone(tmp_path):
+    store = Store(tmp_path)
+    experiments.run([SMALL], store)
+    panel = RefitPanel(SMALL, store)
+    source, target = tasks(SMALL)
+    shortcut, label = SMALL.test
+    planted = experiments.everywhere(target, shortcut, SMALL.seed)
+    panel.image.value, panel.smoothing.value = 3, 0.3
+    for tau in (0.0, 0.9, 1.0):
+        panel.tau.value = tau
+        net = experiments.network(SMALL.backbone(), store)
+        refit(net, target, source, tau=tau, smoothing=0.3)
+        clean, with_it = (predict(net, task.x_val).softmax(1) for task in (target, planted))
+        found = bars(panel.scene())
+        np.testing.assert_allclose(found["answer without it"], clean[2], atol=1e-5)
+        np.testing.assert_allclose(found["answer with it"], with_it[2], atol=1e-5)
+        shares = [(answer.argmax(1) == label).float().mean() for answer in (clean, with_it)]
+        np.testing.assert_allclose(found["share of all images in 4/9"], shares, atol=1e-6)
+    image, marked = [chart.pixels for chart in panel.scene()[:2]]
+    assert 0 < (image != marked).any(-1).sum() <= 9  # the ball alone
+
+
+def test_the_refit_needs_a_backbone_and_a_shortcut(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="the store has no weights"):
+        RefitPanel(SMALL, store)
+    table = replace(SMALL, dataset="synthetic", source="source", target="target", width="batchnorm")
+    with pytest.raises(ValueError, match="synthetic has no shortcut; take a data set of images"):
+        RefitPanel(replace(table, source_shortcut=None, n_train=None), store)
 
 
 # --- how panels behave -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rtl_utils.widgets.panels import CLASSES, Panel, buttons, row, slider
 from rtl_utils.widgets.recordings import answers
 from rtl_utils.widgets.scenes import Bars, Image, Scene
 
-TAUS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)  # what matters happens close to the target
+_TAUS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)  # what matters happens close to the target
 _SMOOTHINGS = (0.0, 0.03, 0.3)
 _IMAGES = 40  # that the slider reaches
 _WITHOUT, _WITH = "#7F7F7F", "#D55E00"
@@ -54,9 +54,9 @@ class RefitPanel(Panel):
         self._backbone = experiments.network(run.backbone(), store)
         classes = zip(self._source.class_names, self._target.class_names, strict=True)
         self._names = [f"{a}/{b}" for a, b in classes]
-        self._of = lru_cache(maxsize=len(TAUS) * len(_SMOOTHINGS))(self._answers)
+        self._of = lru_cache(maxsize=len(_TAUS) * len(_SMOOTHINGS))(self._answers)
         self.tau = ipw.SelectionSlider(
-            options=[(f"{tau:g}", tau) for tau in TAUS], value=1.0, description="tau"
+            options=[(f"{tau:g}", tau) for tau in _TAUS], value=0.0, description="tau"
         )
         self.image = slider("image", 1, min(_IMAGES, len(self._target.y_val)), lowest=1)
         self.smoothing = buttons("smoothing", [(f"{s:g}", s) for s in _SMOOTHINGS], 0.03)
