@@ -1,8 +1,8 @@
-"""Write docs/results.md, docs/distances.md and their pictures: `.venv/bin/python docs/make.py`.
+"""Write the pages of results and their pictures: `.venv/bin/python docs/make.py`.
 
 Every number comes from the exported rows in results/; every section says what made its rows. The
-overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/synthetic.py
-and docs/distance_page.py, the pictures in docs/figures.py.
+overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/synthetic.py,
+docs/passing.py and docs/distance_page.py, the pictures in docs/figures.py.
 """
 
 import warnings
@@ -15,6 +15,7 @@ from distance_page import distances_page
 from figures import pictures
 from items import items_section
 from launch import address, buttons
+from passing import PASSING_SWEEPS, overview, passing_page
 from sections import (
     BEFORE_SWEEP,
     FROZEN_SWEEP,
@@ -77,6 +78,8 @@ def pages() -> dict[str, str]:
             "README.md": readme(),
             "docs/results.md": results_page(),
             "docs/distances.md": distances_page(),
+            "docs/passing.md": passing_page(),
+            "docs/method.md": method_page(),
         }
 
 
@@ -118,6 +121,12 @@ def readme() -> str:
     text = (HERE.parent / "README.md").read_text()
     text = between(text, BEGIN, END, headline())
     return between(text, BEGIN_BUTTONS, END_BUTTONS, buttons(address()))
+
+
+def method_page() -> str:
+    """The page on the method with its overview of the results written anew between its marks."""
+    text = (HERE / "method.md").read_text()
+    return between(text, BEGIN, END, overview(PASSING_SWEEPS))
 
 
 def between(text: str, begin: str, end: str, new: str) -> str:
