@@ -120,6 +120,7 @@ def passing_section(name: str, rows: pd.DataFrame) -> str:
         f"## {title}: `{name}`, {tables.seeds_text(rows)}",
         tables.origin(name, rows),
         f"{training(rows)} {references(tables.clean_target(rows))}",
+        f"![Flip rate over accuracy without shortcut, one panel per setting]({name}.png)",
     ]
     for text, part in settings(rows).items():
         parts += method_parts(text, part, tables.shortcut_at_test(part))
