@@ -139,6 +139,7 @@ def between(text: str, begin: str, end: str, new: str) -> str:
 def headline() -> str:
     """What came out: the paper's claims on its images and on the digits, and who passes."""
     parts = [*claims_parts("cifar100"), *claims_parts("digits"), *methods_parts()]
+    parts += passing_parts()
     return paragraphs(*parts) if parts else "No rows yet."
 
 
@@ -180,6 +181,18 @@ def methods_parts() -> list[str]:
         method that truly passes.""",
         *orders_parts(settings),
         tables.origin("digits-methods", rows),
+    ]
+
+
+def passing_parts() -> list[str]:
+    """The project's own methods in the settings that have enough seeds for an answer."""
+    table = overview(PASSING_SWEEPS, FEWEST)
+    if not table:
+        return []
+    return [
+        """**A transfer that passes?** The project's own methods, which do not know the shortcut, by
+        the same test. [The account](docs/method.md) says what they do.""",
+        table,
     ]
 
 

@@ -63,21 +63,26 @@ def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def overview(names: Sequence[str]) -> str:
+def overview(names: Sequence[str], fewest: int = 1) -> str:
     """One line per setting: the answer on each method, with both differences of the means.
 
     Args:
         names: of sweeps; those without rows are left out.
+        fewest: seeds that a setting needs to be shown.
+
+    Returns:
+        A paragraph and a table; empty where no setting has so many seeds.
     """
     lines = {}
     for name in names:
         rows = tables.stored(name)
         for text, part in settings(rows).items() if len(rows) else ():
             biased = tables.shortcut_at_test(part)
-            seeds = {"seeds": str(biased.seed.nunique())}
-            lines[text] = seeds | answer_cells(biased)
+            count = biased.seed.nunique()
+            if count >= fewest:
+                lines[text] = {"seeds": str(count)} | answer_cells(biased)
     if not lines:
-        return "No rows yet."
+        return ""
     table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("setting").fillna("")
     return paragraphs(
         """For each method the answer of the test, and in brackets the flips beyond training from
