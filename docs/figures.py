@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from distance_page import kind_seeds
 from matplotlib.figure import Figure
+from passing import PASSING_SWEEPS, settings
 from sections import CONDITION_NAMES, MAP_SWEEPS, METHOD_SWEEPS, SIZES_SWEEP, sweep_title
 from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
 from wording import ON_IMAGES, capitalised, transfers
@@ -26,7 +27,8 @@ def pictures() -> dict[str, Figure]:
     found = distances.matrices(rows, paper.GAO_TASKS)
     matrices = {kind: found[kind] for kind in paper.GAO_DISTANCES if kind in found}
     methods = {name: trade_offs(name) for name in METHOD_SWEEPS if not tables.stored(name).empty}
-    figures = {**methods, **learning_rate_maps()}
+    passing = {name: settings_figure(name) for name in PASSING_SWEEPS if len(tables.stored(name))}
+    figures = {**methods, **passing, **learning_rate_maps()}
     for dataset in ON_IMAGES:
         stored = tables.course(dataset)
         if stored.empty:
@@ -163,6 +165,27 @@ def trade_offs(name: str) -> Figure:
     figure.suptitle(f"Shortcut test of every method ({sweep_title(name)}, {seed_count(rows)})")
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def settings_figure(name: str) -> Figure:
+    """Flip rate over clean accuracy in each setting of a sweep on refits and windows."""
+    rows = tables.stored(name)
+    parts = {text: tables.shortcut_at_test(part) for text, part in settings(rows).items()}
+    columns = min(3, len(parts))
+    lines = -(-len(parts) // columns)
+    size = {"figsize": (4.6 * columns, 4.4 * lines + 0.8)}
+    figure, axes = plt.subplots(lines, columns, squeeze=False, sharey=True, **size)
+    for ax in axes.flat[len(parts) :]:
+        ax.remove()
+    for ax, (text, part) in zip(axes.flat, parts.items(), strict=False):
+        pair, _, rest = text.partition(", ")
+        plotting.trade_off(part, ax, f"{pair}\n{rest}")
+        ax.title.set_fontsize(10)
+        ax.set_ylim(-0.03, 0.63)
+    title = DATASETS[rows.dataset.iloc[0]].title
+    figure.suptitle(f"Shortcut test of refits and windows ({title}, {seed_count(rows)})")
+    plotting.legend_below(figure, axes[0, 0])
     return figure
 
 

@@ -1,8 +1,8 @@
-"""Write docs/results.md, docs/distances.md and their pictures: `.venv/bin/python docs/make.py`.
+"""Write the pages of results and their pictures: `.venv/bin/python docs/make.py`.
 
 Every number comes from the exported rows in results/; every section says what made its rows. The
-overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/synthetic.py
-and docs/distance_page.py, the pictures in docs/figures.py.
+overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/synthetic.py,
+docs/passing.py and docs/distance_page.py, the pictures in docs/figures.py.
 """
 
 import warnings
@@ -15,6 +15,7 @@ from distance_page import distances_page
 from figures import pictures
 from items import items_section
 from launch import address, buttons
+from passing import PASSING_SWEEPS, overview, passing_page
 from sections import (
     BEFORE_SWEEP,
     FROZEN_SWEEP,
@@ -77,6 +78,8 @@ def pages() -> dict[str, str]:
             "README.md": readme(),
             "docs/results.md": results_page(),
             "docs/distances.md": distances_page(),
+            "docs/passing.md": passing_page(),
+            "docs/method.md": method_page(),
         }
 
 
@@ -120,6 +123,12 @@ def readme() -> str:
     return between(text, BEGIN_BUTTONS, END_BUTTONS, buttons(address()))
 
 
+def method_page() -> str:
+    """The page on the method with its overview of the results written anew between its marks."""
+    text = (HERE / "method.md").read_text()
+    return between(text, BEGIN, END, overview(PASSING_SWEEPS))
+
+
 def between(text: str, begin: str, end: str, new: str) -> str:
     """The text with what stands between two marks replaced."""
     before, rest = text.split(begin)
@@ -130,6 +139,7 @@ def between(text: str, begin: str, end: str, new: str) -> str:
 def headline() -> str:
     """What came out: the paper's claims on its images and on the digits, and who passes."""
     parts = [*claims_parts("cifar100"), *claims_parts("digits"), *methods_parts()]
+    parts += passing_parts()
     return paragraphs(*parts) if parts else "No rows yet."
 
 
@@ -171,6 +181,18 @@ def methods_parts() -> list[str]:
         method that truly passes.""",
         *orders_parts(settings),
         tables.origin("digits-methods", rows),
+    ]
+
+
+def passing_parts() -> list[str]:
+    """The project's own methods in the settings that have enough seeds for an answer."""
+    table = overview(PASSING_SWEEPS, FEWEST)
+    if not table:
+        return []
+    return [
+        """**A transfer that passes?** The project's own methods, which do not know the shortcut, by
+        the same test. [The account](docs/method.md) says what they do.""",
+        table,
     ]
 
 

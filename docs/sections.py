@@ -433,7 +433,8 @@ def method_section(name: str, rows: pd.DataFrame) -> str:
         f"![Flip rate over accuracy without shortcut, one marker per method]({name}.png)",
     ]
     for size, part in tables.by_images(target).items():
-        parts += method_parts(size, part, answered[size])
+        heading = capitalised(tables.images_text(size))
+        parts += method_parts(heading, part, answered[size])
     return paragraphs(*parts, *coupled_parts(rows), capped_text(rows))
 
 
@@ -476,13 +477,13 @@ def digits_settings() -> dict[str, pd.DataFrame]:
     return settings
 
 
-def method_parts(size: str, rows: pd.DataFrame, answered: pd.DataFrame) -> list[str]:
-    """Tables and sentences on all methods at one number of target images.
+def method_parts(heading: str, rows: pd.DataFrame, answered: pd.DataFrame) -> list[str]:
+    """Tables and sentences on all methods in one setting.
 
     Args:
-        size: a key of `tables.by_images`.
-        rows: of this sweep.
-        answered: of the answers, see `settings_of`.
+        heading: of the setting.
+        rows: of the setting, from biased and from clean sources.
+        answered: of the answers, from a biased source.
     """
     shown = tables.shortcut_columns(rows, ["method"])
     everything = [method for method in METHODS if method in shown.index]
@@ -490,7 +491,7 @@ def method_parts(size: str, rows: pd.DataFrame, answered: pd.DataFrame) -> list[
     answers = answers_of(answered).assign(**{"stuck runs": stuck})
     known = {"user must know": [METHODS[method].knows for method in everything]}
     return [
-        f"### {capitalised(tables.images_text(size))}",
+        f"### {heading}",
         method_table(shown.loc[everything].assign(**known)),
         f"{claims.passing(answers)} {power_of(answered)}",
         method_table(answers),

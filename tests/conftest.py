@@ -1,5 +1,6 @@
 """Fixtures that several test files share: small tasks, the real CIFAR-100, small valid copies."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -55,6 +56,13 @@ def pytest_terminal_summary(terminalreporter, config):
     if count:
         tests = counted(count, "test")
         terminalreporter.write_line(f"not run: {tests} marked gpu, as torch finds no GPU here")
+
+
+@pytest.fixture
+def docs(monkeypatch):
+    """Imports a script of docs/ by name."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs")
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,6 @@
 """The repository keeps its word: versions, modules, links, pages, the README's code."""
 
 import ast
-import importlib
 import json
 import re
 import subprocess
@@ -22,13 +21,6 @@ SOURCES = sorted((ROOT / "rtl_utils").rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 LONGEST_FUNCTION = 40
-
-
-@pytest.fixture
-def docs(monkeypatch):
-    """Imports a script of docs/ by name."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module
 
 
 def test_buttons_lead_to_every_notebook_once_there_is_an_address(docs):

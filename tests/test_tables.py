@@ -1,6 +1,5 @@
 """Tables: which rows make which line, what must not be averaged, and where rows come from."""
 
-import importlib
 import json
 import math
 import re
@@ -489,14 +488,6 @@ def page_sweeps(seed):
     return {
         name: pd.concat(parts).drop_duplicates(["run", "metric"]) for name, parts in made.items()
     }
-
-
-@pytest.fixture
-def docs(monkeypatch):
-    """Imports a script of docs/ by name."""
-    root = folders.checkout()
-    monkeypatch.syspath_prepend(root / "docs")
-    return importlib.import_module
 
 
 @pytest.mark.slow

@@ -1,0 +1,132 @@
+"""The page on transfers that keep a shortcut out, docs/passing.md, from the rows in results/."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sections import MARGINS, answers_of, method_parts, references
+from wording import capitalised, commands, of_sweep, paragraphs, training
+
+from rtl_utils import claims, tables
+from rtl_utils.data import DATASETS
+
+PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
+_SETTING = ["source", "target", "patch", "averaged"]
+
+
+def passing_page() -> str:
+    """Every setting of the sweeps on refits and windows, with an overview of all."""
+    sections = [
+        introduction(),
+        "## Overview",
+        overview(PASSING_SWEEPS),
+        *[passing_section(name) for name in PASSING_SWEEPS],
+        commands(PASSING_SWEEPS),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def introduction() -> str:
+    """What is tested."""
+    return paragraphs(
+        "# A path that passes: all results",
+        """Which method keeps a shortcut out, by the course's test: the source has the shortcut on
+        one class, the target is clean, and the shortcut appears at test time. The methods and the
+        theory stand in [A transfer that passes](method.md); the page is written by `docs/make.py`
+        from the rows in `results/`.""",
+        f"""{MARGINS} The p-values are adjusted by Holm's method over the methods of a setting. A
+        method whose weights are averaged is compared with training from scratch and fine-tuning
+        whose weights are averaged too.""",
+    )
+
+
+def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Text of each setting -> its rows, from biased and from clean sources.
+
+    A setting is a pair of tasks, a shortcut, a number of images, a number of epochs, and whether
+    the weights are averaged.
+
+    Args:
+        rows: of one sweep.
+    """
+    target = tables.clean_target(rows)
+    carried = target.source_shortcut.fillna(target.tested).fillna("ball")
+    target = target.assign(
+        patch=carried.str.split(" on ").str[0], averaged=target.averaged.fillna(0)
+    )
+    found = {}
+    for (source, to, patch, averaged), part in target.groupby(_SETTING, sort=False):
+        weights = "averaged weights" if averaged else "last weights"
+        for size, own in tables.by_images(part).items():
+            images = tables.images_text(size)
+            found[f"{source} → {to}, {patch}, {images}, {weights}"] = own
+    return found
+
+
+def overview(names: Sequence[str], fewest: int = 1) -> str:
+    """One line per setting: the answer on each method, with both differences of the means.
+
+    Args:
+        names: of sweeps; those without rows are left out.
+        fewest: seeds that a setting needs to be shown.
+
+    Returns:
+        A paragraph and a table; empty where no setting has so many seeds.
+    """
+    lines = {}
+    for name in names:
+        rows = tables.stored(name)
+        for text, part in settings(rows).items() if len(rows) else ():
+            biased = tables.shortcut_at_test(part)
+            count = biased.seed.nunique()
+            if count >= fewest:
+                lines[text] = {"seeds": str(count)} | answer_cells(biased)
+    if not lines:
+        return ""
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("setting").fillna("")
+    return paragraphs(
+        """For each method the answer of the test, and in brackets the flips beyond training from
+        scratch and the accuracy beyond fine-tuning, in points: means over the seeds, paired.
+        With fewer than five seeds nothing is decided.""",
+        tables.markdown(table.rename(columns=tables.label)),
+    )
+
+
+def answer_cells(rows: pd.DataFrame) -> dict[str, str]:
+    """Method -> the answer, and both differences of the means in points.
+
+    Args:
+        rows: of one setting, from a biased source.
+    """
+    answers = answers_of(rows)["keeps it out"]
+    cells = {}
+    for method in claims.judged(rows):
+        if method == "scratch":
+            continue
+        flips = _difference(rows, "flip_rate", method, "scratch")
+        clean = _difference(rows, "clean_accuracy", method, "ft")
+        answer = answers[method].split(" (")[0]  # the seeds have a column of their own
+        cells[method] = f"{answer} ({flips:+z.1f}, {clean:+z.1f})"
+    return cells
+
+
+def _difference(rows: pd.DataFrame, metric: str, method: str, reference: str) -> float:
+    """A mean difference in points, paired by seed."""
+    if method == reference:
+        return 0.0
+    return float(100 * np.subtract(*tables.paired(rows, metric, method, reference)).mean())
+
+
+@of_sweep
+def passing_section(name: str, rows: pd.DataFrame) -> str:
+    """All settings of one sweep."""
+    title = capitalised(DATASETS[rows.dataset.iloc[0]].title)
+    parts = [
+        f"## {title}: `{name}`, {tables.seeds_text(rows)}",
+        tables.origin(name, rows),
+        f"{training(rows)} {references(tables.clean_target(rows))}",
+        f"![Flip rate over accuracy without shortcut, one panel per setting]({name}.png)",
+    ]
+    for text, part in settings(rows).items():
+        parts += method_parts(text, part, tables.shortcut_at_test(part))
+    return paragraphs(*parts)

@@ -1,0 +1,99 @@
+"""The page on transfers that keep a shortcut out: which rows it compares with which."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from rtl_utils import claims, tables
+
+
+@pytest.fixture
+def page(docs):
+    return docs("passing")
+
+
+def rows_of(weights, seeds=range(6), patch="ball", n_train=50.0):
+    """Tidy rows of the shortcut test: method -> (flips, accuracy), a little different per seed."""
+    lines = []
+    for averaged, methods in weights.items():
+        for method, (flips, accuracy) in methods.items():
+            for seed in seeds:
+                shift = 0.001 * math.sin(seed + len(method))
+                values = {"flip_rate": flips + shift, "clean_accuracy": accuracy - shift}
+                for metric, value in values.items():
+                    lines.append(
+                        {
+                            "source": "a",
+                            "target": "b",
+                            "method": method,
+                            "seed": seed,
+                            "epoch": -1,
+                            "epochs": 20,
+                            "n_train": n_train,
+                            "averaged": averaged or None,
+                            "source_shortcut": f"{patch} on x",
+                            "target_shortcut": None,
+                            "tested": None,
+                            "metric": metric,
+                            "value": value,
+                        }
+                    )
+    return pd.DataFrame(lines)
+
+
+def test_averaged_weights_are_compared_with_averaged_references(page):
+    last = {"scratch": (0.10, 0.50), "ft": (0.40, 0.60), "refit": (0.11, 0.65)}
+    averaged = {"scratch": (0.05, 0.60), "ft": (0.40, 0.70), "refit": (0.11, 0.65)}
+    found = page.settings(rows_of({0: last, 0.25: averaged}))
+    assert list(found) == [
+        "a → b, ball, 50 images per class, last weights",
+        "a → b, ball, 50 images per class, averaged weights",
+    ]
+    cells = [page.answer_cells(part)["refit"] for part in found.values()]
+    assert cells == ["yes (+1.0, +5.0)", "no (+6.0, -5.0)"]
+    answers = [
+        claims.keeps_out(part, ["refit"])["keeps it out"]["refit"] for part in found.values()
+    ]
+    assert answers == ["yes", "no"]
+
+
+def test_shortcuts_sizes_and_lengths_are_settings_of_their_own(page):
+    methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6)}
+    longer = rows_of({0.25: methods}).assign(epochs=50)
+    tinted = rows_of({0.25: methods}, patch="tint")
+    everything = rows_of({0.25: methods}, n_train=None)
+    rows = pd.concat([rows_of({0.25: methods}), longer, tinted, everything], ignore_index=True)
+    found = page.settings(rows)
+    assert len(found) == 4
+    assert sum(map(len, found.values())) == len(rows)
+    for part in found.values():
+        assert not part.duplicated(["method", "seed", "metric"]).any()
+
+
+def test_clean_source_stands_beside_the_setting_that_it_explains(page):
+    biased = rows_of({0.25: {"scratch": (0.1, 0.5), "ft": (0.4, 0.6)}})
+    clean = rows_of({0.25: {"ft": (0.15, 0.6)}}).assign(source_shortcut=None)
+    (part,) = page.settings(pd.concat([biased, clean], ignore_index=True)).values()
+    table = tables.shortcut_columns(part, ["method"])
+    assert table.loc["ft", "inherited flips, points"].startswith("25.0")
+
+
+def test_too_few_seeds_decide_nothing(page):
+    methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "refit": (0.1, 0.7)}
+    (part,) = page.settings(rows_of({0.25: methods}, seeds=range(4))).values()
+    assert page.answer_cells(part)["refit"] == "undecided (+0.0, +10.0)"
+
+
+def test_cells_of_the_page_are_those_of_the_exported_rows(page):
+    # recomputed with pandas alone
+    for name in page.PASSING_SWEEPS:
+        stored = tables.stored(name)
+        for part in page.settings(stored).values() if len(stored) else ():
+            biased = tables.shortcut_at_test(part)
+            values = biased.pivot_table("value", ["metric", "seed"], "method")
+            flips, clean = values.loc["flip_rate"], values.loc["clean_accuracy"]
+            for method, cell in page.answer_cells(biased).items():
+                more = (flips[method] - flips["scratch"]).mean()
+                gain = (clean[method] - clean["ft"]).mean()
+                assert cell.endswith(f"({100 * more:+z.1f}, {100 * gain:+z.1f})")
