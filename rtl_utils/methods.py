@@ -50,7 +50,8 @@ class Method:
             afterwards; 0 for none, and in place of it may stand `Setup.backbone_share`.
         refit: smoothing of `refits.refit` at tau = 1, which comes before the training; 0 for none.
         rescaled: whether each filter then gets the norm of a fresh one (`models.rescale`).
-        windows: sides of adversarial windows on the training images, see `Replica`.
+        windows: sides of adversarial windows on copies of training images, see `Replica`.
+        steady: weight of the change of the answer between both, likewise.
         held_out: share of the target's training examples that an adaptive schedule looks at; they
             are not trained on.
         decorrelated: the source's shortcut moves to images of every class as tau grows.
@@ -76,6 +77,7 @@ class Method:
     refit: float = 0.0
     rescaled: bool = False
     windows: tuple[float, ...] = ()
+    steady: float = 0.0
     held_out: float = 0.0
     decorrelated: bool = False
     counter_examples: bool = False
@@ -175,6 +177,14 @@ METHODS: dict[str, Method] = {
         "$\\boxdot$",
         "this course; patches after Brown et al. (2017)",
         windows=(0.125, 0.25),
+    ),
+    "window-steady": Method(
+        "windows that must not change the answer",
+        "#B05A00",
+        "$\\boxminus$",
+        "this course; stability training after Zheng et al. (2016)",
+        windows=(0.125, 0.25),
+        steady=1.0,
     ),
     "refit-window": Method(
         "refit, then windows",
@@ -392,7 +402,7 @@ def plan(
     taken = schedule(record.schedule, setup.taus, sgd.epochs)
     path = _path(record, source, target, setup.knowledge, seed)
     callback = _callback(record, source, path, setup, seed)
-    first = Replica(net, path, taken, seed, sgd, callback, record.windows)
+    first = Replica(net, path, taken, seed, sgd, callback, record.windows, record.steady)
     if record.trainable == "head":
         net.body.requires_grad_(False)
     iterations: list[Iteration] = []

@@ -34,6 +34,7 @@ PAPERS = {
     "Wortsman et al. (2022)": "https://arxiv.org/abs/2109.01903",
     "Zeng et al. (2022)": "https://arxiv.org/abs/2110.03735",
     "Zhang et al. (2018)": "https://arxiv.org/abs/1710.09412",
+    "Zheng et al. (2016)": "https://arxiv.org/abs/1604.04326",
 }
 _CITATION = re.compile("|".join(re.escape(name).replace(r"\ ", r"\s+") for name in PAPERS))
 

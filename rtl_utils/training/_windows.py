@@ -1,8 +1,9 @@
-"""Windows: small adversarial patches, one per output, that lie on a part of each mini-batch.
+"""Windows: small adversarial patches, one per output, on copies of a part of each mini-batch.
 
-A network that relies on some small local pattern can be moved by a patch that is grown for it. Its
-training images carry such patches at random places and keep their labels, so it must learn that a
-patch says nothing. No knowledge of a shortcut is needed but that it is small and local.
+A network that relies on some small local pattern can be moved by a patch that is grown for it. A
+copy of an image that carries such a patch at a random place keeps its label, and the network pays
+for each change of its answer, so it must learn that a patch says nothing. No knowledge of a
+shortcut is needed but that it is small and local.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program
 from rtl_utils.training.records import Replica
 
-VERSION = 2  # raised when a window changes, so that stored runs are not taken for new ones
-_SHARE = 0.5  # of the images of a mini-batch that carry a window
+VERSION = 3  # raised when a window changes, so that stored runs are not taken for new ones
+_SHARE = 0.5  # of the images of a mini-batch that have a copy
 _ASCENTS = 2  # steps of the windows before each step of the network
 _RATE = 0.1  # of an ascent, as a share of the range of a pixel
 
@@ -59,12 +60,11 @@ class Windows:
         self.turn = 0
 
     def draw(self, n: int, epoch: int) -> list[list[_Places]]:
-        """For each size, places of every ascent of an epoch and of the images that carry one."""
+        """For each size, places of every ascent of an epoch, and then those on the copies."""
         drawn = []
         for replica in self.group:
             rng = generator(replica.seed, "windows", epoch)
-            carries = rng.random(n) < _SHARE
-            drawn.append([self._places(pixels, carries, rng) for pixels in self.pixels])
+            drawn.append([self._places(pixels, n, rng) for pixels in self.pixels])
         # (r, sizes, 3, ascents + 1, n), which goes to the device at once
         there = torch.from_numpy(np.array(drawn)).to(self.pixels[0].device)
         return [
@@ -72,11 +72,11 @@ class Windows:
             for size in range(len(self.pixels))
         ]
 
-    def paste(self, x: Tensor, places: Sequence[Sequence[_Places]], rows: slice) -> Tensor:
-        """A mini-batch of which some images carry windows, after the windows have grown.
+    def copies(self, x: Tensor, places: Sequence[Sequence[_Places]], rows: slice) -> Tensor:
+        """(r, m, c, h, w) copies of the first m inputs with windows, after these have grown.
 
         Args:
-            x: (r, b, c, h, w) inputs.
+            x: (r, b, c, h, w) inputs of a mini-batch.
             places: of `draw`.
             rows: which images of the epoch these are.
         """
@@ -89,9 +89,8 @@ class Windows:
             pixels = self._grown(x, pixels, part)
         self.program.train(True)
         self.pixels[size] = pixels
-        carries = (last.output >= 0)[..., None, None, None]
-        shown = last._replace(output=last.output.clamp(min=0))
-        return torch.where(carries, _planted(x, pixels, shown), x)
+        count = max(1, round(_SHARE * x.shape[1]))
+        return _planted(x[:, :count], pixels, last.at(slice(count)))
 
     def _drawn(self, side: int, example: Tensor) -> Tensor:
         """(r, k, c, side, side) windows of random pixels."""
@@ -101,14 +100,10 @@ class Windows:
         scaled: Tensor = pixels * (self.highest - self.lowest) + self.lowest
         return scaled
 
-    def _places(
-        self, pixels: Tensor, carries: NDArray[np.bool_], rng: np.random.Generator
-    ) -> list[NDArray[np.int64]]:
-        """(ascents + 1, n) windows and corners; the last window is -1 where there is to be none."""
+    def _places(self, pixels: Tensor, n: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """(ascents + 1, n) outputs whose windows are planted, and rows and columns of corners."""
         highest = [pixels.shape[1], *[self.room - pixels.shape[-1] + 1] * 2]
-        places = [rng.integers(0, most, (_ASCENTS + 1, len(carries))) for most in highest]
-        places[0][-1][~carries] = -1
-        return places
+        return [rng.integers(0, most, (_ASCENTS + 1, n)) for most in highest]
 
     def _grown(self, x: Tensor, before: Tensor, places: _Places) -> Tensor:
         """The windows after a step up the log-probability of the output that each stands for."""
@@ -119,6 +114,20 @@ class Windows:
         step = _RATE * (self.highest - self.lowest)
         grown: Tensor = before + step * gradient.sign()
         return grown.clamp(self.lowest, self.highest)
+
+
+def changed(output: Tensor, examples: int) -> Tensor:
+    """(r,) mean KL(p || q) of the answers p to examples and the answers q to their copies.
+
+    The answers to the examples are targets: no gradient goes through them.
+
+    Args:
+        output: (r, b + m, k) logits of b examples and of copies of the first m.
+        examples: b.
+    """
+    copies = output[:, examples:].log_softmax(-1)
+    before = output[:, : copies.shape[1]].detach().log_softmax(-1)
+    return (before.exp() * (before - copies)).sum(-1).mean(1)
 
 
 def _planted(x: Tensor, pixels: Tensor, places: _Places) -> Tensor:

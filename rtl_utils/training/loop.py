@@ -21,7 +21,7 @@ from rtl_utils.progress import track
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._room import attempt
-from rtl_utils.training._windows import Windows
+from rtl_utils.training._windows import Windows, changed
 from rtl_utils.training._workers import report, spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
@@ -43,6 +43,22 @@ _AT_ONCE = 1 << 27  # bytes of inputs and masks that are made on a GPU at once
 
 OnEpoch = Callable[[list[Replica], list[History]], bool | None]
 OnDone = Callable[[int, History], None]
+
+
+class _Batch(NamedTuple):
+    """A mini-batch of r replicas.
+
+    Args:
+        x: (r, n, ...) inputs.
+        y: (r, n, k) soft labels.
+        masks: (r, n, ...) of each dropout.
+        examples: the first of the n; copies with windows follow them.
+    """
+
+    x: Tensor
+    y: Tensor
+    masks: list[Tensor]
+    examples: int
 
 
 class _Job(NamedTuple):
@@ -181,8 +197,8 @@ def _kind(replica: Replica) -> tuple[object, ...]:
     if path.held_out is not None:
         validated.append(path.held_out.x_val.shape)
     sgd = replace(replica.sgd, lr=1.0)
-    kind = (str(net), net.frozen_statistics, net.head.weight.dtype, sgd, replica.windows)
-    return *kind, len(path), *validated
+    kind = (str(net), net.frozen_statistics, net.head.weight.dtype, sgd)
+    return *kind, replica.windows, replica.steady, len(path), *validated
 
 
 def _fit_here(
@@ -349,21 +365,23 @@ class _Training:
         losses = []
         right = torch.zeros(len(self.group), dtype=torch.int64, device=self.program.weights.device)
         n = len(self.paths[0])
-        for x, y, masks in self._batches(taus, epoch):
+        for x, y, masks, examples in self._batches(taus, epoch):
             output = self.program(x, masks)  # (r, b, k)
-            loss = example_loss(output, y).mean(1)  # (r,)
+            each = example_loss(output, y)
+            loss = each.mean(1)  # (r,)
+            if self.group[0].steady:
+                loss = loss + self.group[0].steady * changed(output, examples)
             self.program.backward(loss)
             self.optimiser.step()
             for callback, net in self.watching:
                 callback.after_step(net)
-            losses.append(loss.detach() * x.shape[1] / n)
-            right = right + (output.argmax(2) == y.argmax(2)).sum(1)
+            losses.append(each[:, :examples].mean(1).detach() * examples / n)
+            guessed, given = (part[:, :examples].argmax(2) for part in (output, y))
+            right = right + (guessed == given).sum(1)
         return torch.stack(losses), right / n
 
-    def _batches(
-        self, taus: Sequence[float], epoch: int
-    ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-        """Mini-batches of an epoch: (r, n, ...) inputs, (r, n, k) soft labels, dropout masks."""
+    def _batches(self, taus: Sequence[float], epoch: int) -> Iterator[_Batch]:
+        """Mini-batches of an epoch."""
         dtype = self.program.weights.dtype
         replicas = zip(self.paths, taus, self.group, strict=True)
         draws = [path.draw(tau, replica.seed, epoch) for path, tau, replica in replicas]
@@ -384,11 +402,12 @@ class _Training:
             parts = [slice(k, min(k + size, x.shape[1])) for k in range(0, x.shape[1], size)]
             masks = _masks(noise, shapes, parts, x)
             for part in parts:
-                shown = x[:, part]
+                own = [mask[:, part] for mask in masks]
+                batch = _Batch(x[:, part], y[:, part], own, part.stop - part.start)
                 if self.windows is not None:
                     there = slice(start + part.start, start + part.stop)
-                    shown = self.windows.paste(shown, places, there)
-                yield shown, y[:, part], [mask[:, part] for mask in masks]
+                    batch = _with_copies(batch, self.windows.copies(batch.x, places, there))
+                yield batch
 
     def _steps_ahead(self, example: Tensor, shapes: Sequence[tuple[float, torch.Size]]) -> int:
         """Of how many steps the mini-batches are made at once.
@@ -508,6 +527,17 @@ def _masks(
         mask.reshape(size).to(like.dtype).div_(1 - rate)
         for mask, size, (rate, _) in zip(there, sizes, shapes, strict=True)
     ]
+
+
+def _with_copies(batch: _Batch, copies: Tensor) -> _Batch:
+    """The mini-batch followed by copies of its first examples, with their labels and masks."""
+    count = copies.shape[1]
+    return _Batch(
+        _channels_last(torch.cat([batch.x, copies], 1)),
+        torch.cat([batch.y, batch.y[:, :count]], 1),
+        [torch.cat([mask, mask[:, :count]], 1) for mask in batch.masks],
+        batch.examples,
+    )
 
 
 def _channels_last(x: Tensor) -> Tensor:

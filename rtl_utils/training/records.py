@@ -55,6 +55,8 @@ class Replica:
         callback: called after each epoch.
         windows: sides of adversarial windows on the training images (`_windows`), as shares of an
             image's side; they take turns.
+        steady: weight of the divergence between the answers to an image and to its copy with a
+            window, in the loss.
 
     Raises:
         ValueError: for windows out of range or on what is no image, a mini-batch larger than the
@@ -69,6 +71,7 @@ class Replica:
     sgd: Sgd = Sgd()
     callback: Callback | None = None
     windows: tuple[float, ...] = ()
+    steady: float = 0.0
 
     def __post_init__(self) -> None:
         n = len(self.path)
