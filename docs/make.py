@@ -15,7 +15,7 @@ from distance_page import distances_page
 from figures import pictures
 from items import items_section
 from launch import address, buttons
-from passing import PASSING_SWEEPS, overview, passing_page
+from passing import PASSING_SWEEPS, overview, passing_page, shown_trials
 from sections import (
     BEFORE_SWEEP,
     FROZEN_SWEEP,
@@ -58,6 +58,8 @@ BEGIN = "<!-- begin: written by docs/make.py from the rows in results/ -->"
 END = "<!-- end -->"
 BEGIN_BUTTONS = "<!-- begin: written by docs/make.py from CITATION.cff -->"
 END_BUTTONS = "<!-- end: buttons -->"
+BEGIN_TRIALS = "<!-- begin: written by docs/make.py from docs/trials.csv -->"
+END_TRIALS = "<!-- end: trials -->"
 
 
 def main() -> None:
@@ -124,9 +126,10 @@ def readme() -> str:
 
 
 def method_page() -> str:
-    """The page on the method with its overview of the results written anew between its marks."""
+    """The page on the method with its results and its trials written anew between their marks."""
     text = (HERE / "method.md").read_text()
-    return between(text, BEGIN, END, overview(PASSING_SWEEPS))
+    text = between(text, BEGIN, END, overview(PASSING_SWEEPS) or "No rows yet.")
+    return between(text, BEGIN_TRIALS, END_TRIALS, shown_trials())
 
 
 def between(text: str, begin: str, end: str, new: str) -> str:

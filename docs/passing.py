@@ -1,6 +1,7 @@
 """The page on transfers that keep a shortcut out, docs/passing.md, from the rows in results/."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,27 @@ from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS
 
 PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
+TRIALS = Path(__file__).with_name("trials.csv")
+SHOWN = {  # trials in the account: text in the file -> what is said of it there
+    "fine-tuning": "",
+    "rescaled": "`rescale`",
+    "random rectangles of one colour on half": "",
+    "refit against the source, lambda 10, lengths kept": "",
+    "refit 0.3": "`refit`",
+    "refit 0.3, rescaled": "",
+    "windows of 1/4 on a quarter": "",
+    "windows of 1/8 and 1/4 on a quarter": "",
+    "windows of 1/8 and 1/4 on half": "",
+    "copies with windows of half": "`window`",
+    "copies with windows of half, a changed answer costs 0.3": "",
+    "copies with windows of half, a changed answer costs 1": "`window-steady`",
+    "copies with windows of half, a changed answer costs 3": "",
+    "refit 0.1, windows of 1/8 and 1/4 on half": "",
+    "refit 0.3, windows of 1/8 and 1/4 on half": "before copies: `refit-window`",
+    "refit 0.3, copies with windows of half, a changed answer costs 1": "",
+    "refit 0.3, rescaled, windows of 1/8 and 1/4 on half": "",
+}
+_PAIR = ["source", "target"]
 _SETTING = ["source", "target", "patch", "averaged"]
 
 
@@ -19,11 +41,51 @@ def passing_page() -> str:
     sections = [
         introduction(),
         "## Overview",
-        overview(PASSING_SWEEPS),
+        overview(PASSING_SWEEPS) or "No rows yet.",
         *[passing_section(name) for name in PASSING_SWEEPS],
+        "## Trials that the settings were chosen from",
+        "See [what was tried](method.md#what-was-tried).",
+        tables.markdown(trials_table()),
         commands(PASSING_SWEEPS),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def trials_table() -> pd.DataFrame:
+    """One row per trial, one column per pair: both differences of the test, and the seeds.
+
+    All with 50 images per class and averaged weights.
+    """
+    rows = pd.read_csv(TRIALS)
+    rows = rows[(rows.n_train == 50) & (rows.weights == "averaged")]
+    columns = {}
+    for (source, target), part in rows.groupby(_PAIR):
+        values = part.pivot(index="seed", columns="trial")
+        flips = values["flip_rate"].sub(values["flip_rate", "from scratch"], axis=0)
+        clean = values["clean_accuracy"].sub(values["clean_accuracy", "fine-tuning"], axis=0)
+        both = flips.notna() & clean.notna()
+        columns[f"{source} → {target}"] = {
+            trial: f"{100 * flips[trial][both[trial]].mean():+z.1f}, "
+            f"{100 * clean[trial][both[trial]].mean():+z.1f} ({both[trial].sum()})"
+            for trial in both
+            if both[trial].any()
+        }
+    return pd.DataFrame(columns).fillna("").rename_axis("trial").sort_index()
+
+
+def shown_trials() -> str:
+    """The trials of the account, and how many there were."""
+    table = trials_table()
+    names = set(pd.read_csv(TRIALS).trial)
+    tried = {name for name in names - {"fine-tuning"} if "from scratch" not in name}
+    known = table.loc[list(SHOWN)]
+    known.insert(0, "method", list(SHOWN.values()))
+    return paragraphs(
+        f"""{len(tried)} variants were tried after that. Here are some of them; [all
+        results](passing.md#trials-that-the-settings-were-chosen-from) has those whose references
+        were trained too.""",
+        tables.markdown(known),
+    )
 
 
 def introduction() -> str:

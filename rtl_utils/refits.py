@@ -1,9 +1,9 @@
 """A path of tasks that is solved in closed form: each layer imitates itself, with least weights.
 
 The task at tau is "give the outputs of the backbone's layer on inputs of the mixture of source and
-target, with weights as small as possible". At tau = 0 its solution is the backbone, at tau = 1 a
-network that has no weight left on what the target's inputs never excite. Fine-tuning alone cannot
-take such weights away, since their gradient is zero there.
+target, with weights as small as possible". At tau = 0, without smoothing, each layer does what the
+backbone's did on the source; at tau = 1 no weight is left on what the target's inputs never excite.
+Fine-tuning alone cannot take such weights away, since their gradient is zero there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def refit(
     source: Task | None = None,
     *,
     tau: float = 1.0,
-    smoothing: float = 0.03,
+    smoothing: float = 0.3,
 ) -> None:
     """Refit every layer of a network, one after the other, to what it gave at tau.
 

@@ -11,7 +11,7 @@ import torch
 
 from rtl_utils import couplings, folders, heads, lengths, probing, training
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import DATASETS, PATCHES, Shortcut, load, plant
+from rtl_utils.data import DATASETS, PATCHES, Shortcut, load, plant, usual
 from rtl_utils.methods import METHODS, Method
 from rtl_utils.models import NETWORKS
 from rtl_utils.paths import BLENDS
@@ -53,6 +53,7 @@ RUNS = {name: replace(DIGITS, method=name) for name in METHODS} | {
     "marked target": replace(DIGITS, target_shortcut=Shortcut("mark")),
     "striped source": replace(DIGITS, source_shortcut=Shortcut("stripe", ("4",))),
     "tested with a mark": replace(DIGITS, tested=Shortcut("mark", ("4",))),
+    "tinted target": replace(DIGITS, target_shortcut=usual("tint")),
     "pulled": replace(DIGITS, sgd=replace(DIGITS.sgd, l2_sp=0.1)),
     "averaged otherwise": replace(DIGITS, method="wise-ft", backbone_share=0.25),
     "measured": replace(DIGITS, method="ut", partitions=2),

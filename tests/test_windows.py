@@ -164,6 +164,15 @@ def test_a_side_out_of_range_is_refused(replica, side):
         replica(windows=(0.25, side))
 
 
+@pytest.mark.parametrize(
+    ("windows", "steady"), [((), 1.0), ((0.25,), -1.0), ((0.25,), float("nan"))]
+)
+def test_a_weight_of_changed_answers_needs_windows_and_is_no_reward(replica, windows, steady):
+    one = replica(windows=windows)
+    with pytest.raises(ValueError, match="steady must be 0 or more, and 0 where there are no"):
+        Replica(one.net, one.path, CONSTANT, 0, SGD, windows=windows, steady=steady)
+
+
 def test_features_have_no_windows(table):
     task = table()
     with pytest.raises(ValueError, match=r"windows are for images; .* has features"):

@@ -39,7 +39,8 @@ class _Places(NamedTuple):
 class Windows:
     """The windows of a group of replicas, and how they grow.
 
-    Where there are several sizes they take turns, one size per mini-batch.
+    Where there are several sizes they take turns, one size per mini-batch. In training BatchNorm's
+    statistics are those of examples and copies together.
 
     Args:
         group: replicas of one shape, with windows of the same sizes.

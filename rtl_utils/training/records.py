@@ -59,9 +59,10 @@ class Replica:
             window, in the loss.
 
     Raises:
-        ValueError: for windows out of range or on what is no image, a mini-batch larger than the
-            data or of one example where BatchNorm needs two, a tau below 1 on a path without a
-            source, or an adaptive schedule on a path without held-out examples.
+        ValueError: for windows out of range or on what is no image, a `steady` below 0 or without
+            windows, a mini-batch larger than the data or of one example where BatchNorm needs two,
+            a tau below 1 on a path without a source, or an adaptive schedule on a path without
+            held-out examples.
     """
 
     net: Net
@@ -79,6 +80,11 @@ class Replica:
             raise ValueError(
                 "sides of windows must be more than 0 and at most 1 (a whole side); got "
                 f"{self.windows!r}"
+            )
+        if not (0 <= self.steady < math.inf and (self.windows or not self.steady)):
+            raise ValueError(
+                "steady must be 0 or more, and 0 where there are no windows; got "
+                f"{self.steady!r} with windows {self.windows!r}"
             )
         if self.windows and self.path.target.x_train.ndim != 4:
             raise ValueError(f"windows are for images; {self.path.target.name!r} has features")
