@@ -32,8 +32,7 @@ SHOWN = {  # trials in the account: text in the file -> what is said of it there
     "refit 0.3, copies with windows of half, a changed answer costs 1": "",
     "refit 0.3, rescaled, windows of 1/8 and 1/4 on half": "",
 }
-_PAIR = ["source", "target"]
-_SETTING = ["source", "target", "patch", "averaged"]
+_SETTING = [*tables.PAIR, "patch", "averaged"]
 
 
 def passing_page() -> str:
@@ -59,7 +58,7 @@ def trials_table() -> pd.DataFrame:
     rows = pd.read_csv(TRIALS)
     rows = rows[(rows.n_train == 50) & (rows.weights == "averaged")]
     columns = {}
-    for (source, target), part in rows.groupby(_PAIR):
+    for (source, target), part in rows.groupby(list(tables.PAIR)):
         values = part.pivot(index="seed", columns="trial")
         flips = values["flip_rate"].sub(values["flip_rate", "from scratch"], axis=0)
         clean = values["clean_accuracy"].sub(values["clean_accuracy", "fine-tuning"], axis=0)
