@@ -647,7 +647,7 @@ WRONG = {
         (
             "not subtracted",
             lambda a, c: each(a, lambda v: v + flips_of(c["settings"], "scratch").mean()),
-            "subtract that of training from scratch",
+            "subtract those of training from scratch",
         ),
         (
             "fine-tuning",

@@ -9,7 +9,7 @@ from scipy import stats
 
 from rtl_utils.exercises._answers import by_case, compare, function, table, values
 from rtl_utils.exercises._records import Exercise
-from rtl_utils.exercises._trained import final, shown, target_step
+from rtl_utils.exercises._trained import beyond_scratch, final, shown, target_step
 from rtl_utils.settings import Settings
 from rtl_utils.statistics import SIGNIFICANT, power
 
@@ -138,19 +138,13 @@ def _share(answer: Any, *, settings: Settings) -> str:
     averaged = [trained("wise-ft", backbone_share=share) for share in SHARES]
     flips = pd.DataFrame({k: one.flip_rate for k, one in enumerate(averaged)})
     scratch = trained("scratch").flip_rate
-    right = (flips.mean() - scratch.mean()).tolist()
-    mistakes: dict[str, list[float]] = {
-        "the sign is reversed: take the average minus training from scratch": [-d for d in right],
-        "these are points; give fractions, 0.1 for 10 points": [100 * d for d in right],
-        "these are flip rates; subtract that of training from scratch": flips.mean().tolist(),
+    right, usual = beyond_scratch(settings, flips, scratch)
+    mistakes = usual | {
         "the backbone's share is the wrong way round: 0.75 is three quarters of the backbone": (
             right[::-1]
         ),
         "these flips are compared with fine-tuning; the reference is training from scratch": (
             flips.mean() - trained("ft").flip_rate.mean()
-        ).tolist(),
-        f"this is seed {settings.seeds[0]} alone; take the mean over all your seeds": (
-            flips.iloc[0] - scratch.iloc[0]
         ).tolist(),
     }
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from rtl_utils.exercises._answers import by_case, compare, function, table, values
 from rtl_utils.exercises._records import Exercise
-from rtl_utils.exercises._trained import final, shown, target_step
+from rtl_utils.exercises._trained import beyond_scratch, final, shown, target_step
 from rtl_utils.settings import Settings
 
 AVERAGED = (0, 0.25, 0.5)  # shares of the last steps
@@ -146,18 +146,11 @@ def _averaging(answer: Any, *, settings: Settings) -> str:
 
     tuned = pd.DataFrame({share: flips("ft", share) for share in AVERAGED})
     scratch = pd.DataFrame({share: flips("scratch", share) for share in AVERAGED})
-    more = tuned - scratch
-    right = more.mean().tolist()
-    mistakes: dict[str, list[float]] = {
-        "the sign is reversed: take fine-tuning minus training from scratch": [-d for d in right],
-        "these are points; give fractions, 0.1 for 10 points": [100 * d for d in right],
-        "these are flip rates; subtract those of training from scratch": tuned.mean().tolist(),
+    right, usual = beyond_scratch(settings, tuned, scratch)
+    mistakes = usual | {
         "the reference must be averaged too; here every difference is from last weights": (
             tuned.mean() - scratch[0].mean()
         ).tolist(),
-        f"this is seed {settings.seeds[0]} alone; take the mean over all your seeds": (
-            more.iloc[0].tolist()
-        ),
     }
 
     def otherwise(k: int) -> str:

@@ -40,3 +40,28 @@ def target_step(settings: Settings, seeds: int = 1) -> float:
     """`share_step` of accuracies on the validation images of the target that the figures show."""
     target = load(settings.dataset, settings.shown_pair[1], settings.seeds[0])
     return share_step(len(target.y_val), seeds)
+
+
+def beyond_scratch(
+    settings: Settings, flips: pd.DataFrame, scratch: pd.Series | pd.DataFrame
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Flip rates beyond those of training from scratch, and what is often taken for them.
+
+    Args:
+        settings: of the notebook.
+        flips: (seeds, answers) of the method.
+        scratch: (seeds,) of training from scratch, or (seeds, answers) with one for each answer.
+
+    Returns:
+        One mean difference per answer, and sentence of a mistake -> its answers.
+    """
+    more = flips.sub(scratch, axis=0)
+    right = more.mean().tolist()
+    return right, {
+        "the sign is reversed: subtract training from scratch": [-d for d in right],
+        "these are points; give fractions, 0.1 for 10 points": [100 * d for d in right],
+        "these are flip rates; subtract those of training from scratch": flips.mean().tolist(),
+        f"this is seed {settings.seeds[0]} alone; take the mean over all your seeds": (
+            more.iloc[0].tolist()
+        ),
+    }
