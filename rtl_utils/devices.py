@@ -87,6 +87,11 @@ def card(device: str) -> str | None:
     return str(torch.backends.mps.get_name()) if kind == "mps" else None
 
 
+def records(device: torch.device) -> bool:
+    """Whether kernels of the device can be recorded and played back (CUDA graphs)."""
+    return device.type == "cuda" and torch.version.cuda is not None
+
+
 def of_float64(device: torch.device) -> torch.device:
     """Where float64 is computed for tensors of a device: there, or on the CPU for Apple's GPU."""
     return torch.device("cpu") if device.type == "mps" else device

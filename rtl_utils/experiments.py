@@ -144,12 +144,12 @@ def measure(run: Run, net: Net) -> dict[str, float]:
     values = {}
     for split in ("train", "val"):
         x, y = getattr(target, f"x_{split}"), getattr(target, f"y_{split}")
-        output = predict(net, x)
+        output = predict(net, x).cpu()
         values[f"{split}_loss"] = float(example_loss(output, soft_labels(target, y)).mean())
         if not target.is_regression:
             values[f"{split}_accuracy"] = float((output.argmax(1) == y).float().mean())
     for name, view in target_views(run).items():
-        output = predict(net, view.x_val)
+        output = predict(net, view.x_val).cpu()
         values[f"{name}_loss"] = float(example_loss(output, soft_labels(view, view.y_val)).mean())
     groups = DATASETS[run.dataset].features
     if groups is not None:
@@ -291,11 +291,10 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
     def done(row: int, history: History) -> None:
         r = runs[row]
         planned = plans[row]
-        net = planned.net.cpu()
-        with one_thread():
+        with one_thread(), devices.reference(device):
             rows = _rows(r, planned, history)
         _check_data(r, read[row])
-        weights = store.save_weights(keys[row], net)
+        weights = store.save_weights(keys[row], planned.net.cpu())
         made = provenance(device, threads=1, seconds=history.seconds)
         store.save(
             keys[row],

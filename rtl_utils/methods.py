@@ -100,6 +100,11 @@ class Method:
         return self.trainable.startswith("converged head")
 
     @property
+    def prepares(self) -> bool:
+        """Whether something is computed before the first training: a head, a refit, lengths."""
+        return self.fits_head or bool(self.refit) or self.rescaled
+
+    @property
     def takes_steps(self) -> bool:
         """Whether SGD trains anything."""
         return self.trainable not in ("converged head", "nothing")
@@ -347,12 +352,14 @@ class Plan:
         first: the first training, for those that only need to see it.
         stages: the trainings that `fit` must do, one after the other.
         iterations: of an iterated coupling, filled as they are done.
+        prepares: whether something is computed before the first training, such as a refit.
     """
 
     net: Net
     first: Replica
     stages: Stages
     iterations: list[Iteration] = field(default_factory=list)
+    prepares: bool = False
 
     @property
     def lengths(self) -> PairLength | None:
@@ -407,7 +414,7 @@ def plan(
         net.body.requires_grad_(False)
     iterations: list[Iteration] = []
     stages = _stages(record, first, backbone, setup, iterations)
-    return Plan(net, first, stages, iterations)
+    return Plan(net, first, stages, iterations, record.prepares)
 
 
 def single(replica: Replica) -> Plan:
@@ -440,7 +447,9 @@ def train(
         if on_done:
             on_done(k, history)
 
-    waiting = _first_trainings(plans, done)
+    device = devices.resolve(device)
+    with devices.reference(device):
+        waiting = _first_trainings(plans, device, done)
     while waiting:
         keys = list(waiting)
         following: dict[int, Replica] = {}
@@ -466,11 +475,16 @@ def train(
 
 
 def _first_trainings(
-    plans: Sequence[Plan], done: Callable[[int, History], None]
+    plans: Sequence[Plan], device: str, done: Callable[[int, History], None]
 ) -> dict[int, Replica]:
-    """Index of each plan that leaves something to SGD -> its first training; others are done."""
+    """Index of each plan that leaves something to SGD -> its first training; others are done.
+
+    What comes before the first training, such as a refit, is computed on the device too.
+    """
     waiting: dict[int, Replica] = {}
     for k, planned in enumerate(plans):
+        if planned.prepares:
+            planned.net.to(device)
         try:
             waiting[k] = next(planned.stages)
         except StopIteration as end:
@@ -621,7 +635,7 @@ def _stages(
     """The trainings of a method, one after the other."""
     if not record.takes_steps:
         return _without_steps(first, record.fits_head)
-    if record.fits_head or record.refit or record.rescaled:
+    if record.prepares:
         return _prepared(first, record)
     if backbone is not None and record.backbone_share:
         share = setup.backbone_share

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rtl_utils import devices
 from rtl_utils.data import Task
 from rtl_utils.models import Net, estimate_statistics, network_inputs
 from rtl_utils.training import one_thread
@@ -105,11 +106,12 @@ def _moments(
         shares: of the tasks in the mixture; they add up to 1.
     """
     size = layer.weight[0].numel()
-    first = torch.zeros(size, dtype=torch.float64)
-    second = torch.zeros(size, size, dtype=torch.float64)
+    where = devices.of_float64(layer.weight.device)
+    first = torch.zeros(size, dtype=torch.float64, device=where)
+    second = torch.zeros(size, size, dtype=torch.float64, device=where)
     for x, share in zip(inputs, shares, strict=True):
         for part in x.split(_AT_ONCE):
-            patches = _patches(layer, part).cpu().double()
+            patches = _patches(layer, part).to(where).double()
             weight = share * len(part) / len(x) / len(patches)
             first += weight * patches.sum(0)
             second.addmm_(patches.T, patches, alpha=weight)
@@ -134,7 +136,7 @@ def _imitate(
     smoothing: float,
 ) -> None:
     """Put the imitating weights in place; bias or BatchNorm's mean takes what the mean loses."""
-    old = layer.weight.detach().cpu().double().flatten(1)
+    old = layer.weight.detach().to(mean.device).double().flatten(1)
     new = imitated(old, covariance, smoothing)
     lost = (old - new) @ mean
     layer.weight.copy_(new.reshape(layer.weight.shape).to(layer.weight.dtype))

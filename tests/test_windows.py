@@ -45,8 +45,8 @@ def test_half_of_the_images_have_a_copy_that_differs_in_one_window(windows, repl
     x = inputs(replica())
     n = x.shape[1]
     for epoch in range(20):
-        places = windows.draw(n, epoch)
-        copies = windows.copies(x, places, slice(0, n))
+        places = windows.places(windows.draw(n, epoch), slice(0, n))
+        copies = windows.copies(x, places)
         assert copies.shape == (1, n // 2, *x.shape[2:])
         last = places[0][-1]
         differs = (copies != x[:, : n // 2])[0].any(1)  # (m, h, w)
@@ -61,11 +61,10 @@ def test_a_copy_has_label_and_mask_of_its_image_and_follows_the_examples():
     x, y = torch.rand(2, 6, 3, 8, 8), torch.rand(2, 6, 5)
     mask = torch.rand(2, 6, 4, 4, 4)
     copies = torch.rand(2, 3, 3, 8, 8)
-    batch = loop._with_copies(loop._Batch(x, y, [mask], 6), copies)
-    assert batch.examples == 6
-    assert torch.equal(batch.x, torch.cat([x, copies], 1))
-    assert torch.equal(batch.y[:, 6:], y[:, :3])
-    assert torch.equal(batch.masks[0][:, 6:], mask[:, :3])
+    together = loop._with_copies(x, y, [mask], copies)
+    assert torch.equal(together[0], torch.cat([x, copies], 1))
+    assert torch.equal(together[1][:, 6:], y[:, :3])
+    assert torch.equal(together[2][0][:, 6:], mask[:, :3])
 
 
 def test_a_changed_answer_costs_its_divergence_and_an_equal_one_nothing():
@@ -90,7 +89,7 @@ def test_windows_grow_towards_what_the_network_takes_for_their_output(
     n = x.shape[1]
 
     def likely():
-        (places, *_) = windows.draw(n, 0)[0]
+        places, *_ = windows.places(windows.draw(n, 0), slice(0, n)).parts()
         before = windows.pixels[0].clone()
         after = windows._grown(x, before, places)
         with torch.no_grad():
@@ -101,7 +100,7 @@ def test_windows_grow_towards_what_the_network_takes_for_their_output(
         before, after = likely()
     assert after > before
     for epoch in range(30):
-        windows.copies(x, windows.draw(n, epoch), slice(0, n))
+        windows.copies(x, windows.places(windows.draw(n, epoch), slice(0, n)))
     assert likely()[0] > before
     black, white = as_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
     assert windows.pixels[0].min() >= black
@@ -138,7 +137,7 @@ def test_sizes_take_turns_and_each_grows_in_its_own(replica):
     n = x.shape[1]
     for epoch, side in enumerate([2, 4, 8, 2]):
         before = copy.deepcopy(windows.pixels)
-        copies = windows.copies(x, windows.draw(n, epoch), slice(0, n))
+        copies = windows.copies(x, windows.places(windows.draw(n, epoch), slice(0, n)))
         covered = (copies != x[:, : n // 2])[0].any(1).sum((1, 2)).max()
         assert covered == side**2
         grew = [not torch.equal(a, b) for a, b in zip(before, windows.pixels, strict=True)]

@@ -5,13 +5,15 @@ calls, so there is one training loop.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
 from rtl_utils.models import Net, folded
+from rtl_utils.training._products import use_products
 
 
 class Program:
@@ -36,9 +38,13 @@ class Program:
         """Training or evaluation mode."""
         raise NotImplementedError
 
+    def statistics(self) -> list[Tensor]:
+        """The buffers, which a call in training mode changes."""
+        raise NotImplementedError
+
     def snapshot(self) -> list[Tensor]:
         """Copies of weights and buffers, for `restore`."""
-        raise NotImplementedError
+        return [value.clone() for value in (self.weights, *self.statistics())]
 
     def restore(self, snapshot: list[Tensor], replica: int) -> None:
         """Put one replica back to where it was."""
@@ -47,6 +53,17 @@ class Program:
     def write_back(self) -> None:
         """Bring the trained weights into the networks."""
         raise NotImplementedError
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Weights that have no gradient inside, where only that of the inputs is asked for."""
+        for leaf in self.leaves:
+            leaf.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for leaf in self.leaves:
+                leaf.requires_grad_(True)
 
     def backward(self, loss: Tensor) -> None:
         """Put the gradient of each of the (r,) losses into its row of `gradient`.
@@ -76,14 +93,14 @@ class Single(Program):
         self.net.train(mode)
         self.called = self.net if mode else folded(self.net)
 
-    def snapshot(self) -> list[Tensor]:
-        """Copies of weights and buffers."""
-        return [self.weights.clone(), *(buffer.clone() for buffer in self.net.buffers())]
+    def statistics(self) -> list[Tensor]:
+        """The buffers, which a call in training mode changes."""
+        return list(self.net.buffers())
 
     @torch.no_grad()
     def restore(self, snapshot: list[Tensor], replica: int) -> None:
         """Put the network back to where it was."""
-        for now, then in zip([self.weights, *self.net.buffers()], snapshot, strict=True):
+        for now, then in zip([self.weights, *self.statistics()], snapshot, strict=True):
             now.copy_(then)
 
     def write_back(self) -> None:
@@ -99,6 +116,8 @@ class Stacked(Program):
             net.train()  # stacking asks for one mode
         _, self.buffers = stack_module_state(list(nets))
         self.base = copy.deepcopy(nets[0])
+        if self.base.head.weight.device.type != "cpu":
+            use_products(self.base)
         names = [name for name, _ in nets[0].named_parameters()]
         by_name = [dict(net.named_parameters()) for net in nets]
         self.leaves = [
@@ -127,24 +146,28 @@ class Stacked(Program):
         """Training or evaluation mode."""
         self.base.train(mode)
 
-    def snapshot(self) -> list[Tensor]:
-        """Copies of weights and buffers."""
-        return [self.weights.clone(), *(buffer.clone() for buffer in self.buffers.values())]
+    def statistics(self) -> list[Tensor]:
+        """The buffers, which a call in training mode changes."""
+        return list(self.buffers.values())
 
     @torch.no_grad()
     def restore(self, snapshot: list[Tensor], replica: int) -> None:
         """Put one replica back to where it was."""
-        for now, then in zip([self.weights, *self.buffers.values()], snapshot, strict=True):
+        for now, then in zip([self.weights, *self.statistics()], snapshot, strict=True):
             now[replica] = then[replica]
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy each replica's weights and buffers into its network."""
-        for r, net in enumerate(self.nets):
-            for name, parameter in net.named_parameters():
-                parameter.copy_(self.parameters[name][r])
-            for name, buffer in net.named_buffers():
-                buffer.copy_(self.buffers[name][r])
+        trained = self.parameters | self.buffers
+        there = [tensor for net in self.nets for tensor in _tensors(net).values()]
+        parts = [trained[name][r] for r, net in enumerate(self.nets) for name in _tensors(net)]
+        torch._foreach_copy_(there, parts)  # in few kernels, where there are many networks
+
+
+def _tensors(net: Net) -> dict[str, Tensor]:
+    """The network's parameters and buffers by their names."""
+    return dict(net.named_parameters()) | dict(net.named_buffers())
 
 
 @torch.no_grad()

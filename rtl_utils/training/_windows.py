@@ -22,18 +22,33 @@ from rtl_utils.training.records import Replica
 VERSION = 3  # raised when a window changes, so that stored runs are not taken for new ones
 _SHARE = 0.5  # of the images of a mini-batch that have a copy
 _ASCENTS = 2  # steps of the windows before each step of the network
+PLACES = 3 * (_ASCENTS + 1)  # tensors that say where windows lie on a mini-batch
 _RATE = 0.1  # of an ascent, as a share of the range of a pixel
 
 
 class _Places(NamedTuple):
-    """Which window lies where on each image of an epoch: (r, n) each."""
+    """Which window lies where on each image: (r, n) each."""
 
     output: Tensor
     down: Tensor
     across: Tensor
 
-    def at(self, rows: slice) -> "_Places":
-        return _Places(*(values[:, rows] for values in self))
+
+class Places(NamedTuple):
+    """Where windows lie on a mini-batch.
+
+    Args:
+        size: which of the sizes they have.
+        tensors: PLACES of them, (r, n) each: what `_Places` holds for every ascent, and then for
+            the copies.
+    """
+
+    size: int
+    tensors: list[Tensor]
+
+    def parts(self) -> list[_Places]:
+        """For every ascent, and then for the copies."""
+        return [_Places(*self.tensors[k : k + 3]) for k in range(0, PLACES, 3)]
 
 
 class Windows:
@@ -60,8 +75,8 @@ class Windows:
         self.pixels = [self._drawn(side, example) for side in sides]
         self.turn = 0
 
-    def draw(self, n: int, epoch: int) -> list[list[_Places]]:
-        """For each size, places of every ascent of an epoch, and then those on the copies."""
+    def draw(self, n: int, epoch: int) -> list[list[Tensor]]:
+        """For each size, the (r, n) tensors of `Places` for all images of an epoch."""
         drawn = []
         for replica in self.group:
             rng = generator(replica.seed, "windows", epoch)
@@ -69,29 +84,37 @@ class Windows:
         # (r, sizes, 3, ascents + 1, n), which goes to the device at once
         there = torch.from_numpy(np.array(drawn)).to(self.pixels[0].device)
         return [
-            [_Places(*there[:, size, :, k].unbind(1)) for k in range(_ASCENTS + 1)]
+            [there[:, size, value, k] for k in range(_ASCENTS + 1) for value in range(3)]
             for size in range(len(self.pixels))
         ]
 
-    def copies(self, x: Tensor, places: Sequence[Sequence[_Places]], rows: slice) -> Tensor:
+    def places(self, drawn: Sequence[Sequence[Tensor]], rows: slice) -> Places:
+        """Where the next windows lie on some images of the epoch.
+
+        Args:
+            drawn: by `draw`.
+            rows: which images these are.
+        """
+        size = self.turn % len(self.pixels)
+        self.turn += 1
+        return Places(size, [values[:, rows] for values in drawn[size]])
+
+    def copies(self, x: Tensor, places: Places) -> Tensor:
         """(r, m, c, h, w) copies of the first m inputs with windows, after these have grown.
 
         Args:
             x: (r, b, c, h, w) inputs of a mini-batch.
-            places: of `draw`.
-            rows: which images of the epoch these are.
+            places: of windows on it.
         """
-        size = self.turn % len(self.pixels)
-        self.turn += 1
-        *ascents, last = (part.at(rows) for part in places[size])
-        pixels = self.pixels[size]
+        *ascents, last = places.parts()
+        pixels = self.pixels[places.size]
         self.program.train(False)
         for part in ascents:
             pixels = self._grown(x, pixels, part)
         self.program.train(True)
-        self.pixels[size] = pixels
+        self.pixels[places.size].copy_(pixels)
         count = max(1, round(_SHARE * x.shape[1]))
-        return _planted(x[:, :count], pixels, last.at(slice(count)))
+        return _planted(x[:, :count], pixels, _Places(*(values[:, :count] for values in last)))
 
     def _drawn(self, side: int, example: Tensor) -> Tensor:
         """(r, k, c, side, side) windows of random pixels."""
@@ -109,9 +132,10 @@ class Windows:
     def _grown(self, x: Tensor, before: Tensor, places: _Places) -> Tensor:
         """The windows after a step up the log-probability of the output that each stands for."""
         pixels = before.detach().requires_grad_()
-        outputs = self.program(_planted(x, pixels, places))
-        likely = outputs.log_softmax(-1).gather(2, places.output[..., None]).mean((1, 2))
-        (gradient,) = torch.autograd.grad(likely.sum(), pixels)
+        with self.program.held():
+            outputs = self.program(_planted(x, pixels, places))
+            likely = outputs.log_softmax(-1).gather(2, places.output[..., None]).mean((1, 2))
+            (gradient,) = torch.autograd.grad(likely.sum(), pixels)
         step = _RATE * (self.highest - self.lowest)
         grown: Tensor = before + step * gradient.sign()
         return grown.clamp(self.lowest, self.highest)

@@ -19,9 +19,10 @@ from rtl_utils.models import Net, estimate_statistics
 from rtl_utils.paths import Path
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
+from rtl_utils.training._graphs import Call, Recorded
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._room import attempt
-from rtl_utils.training._windows import Windows, changed
+from rtl_utils.training._windows import PLACES, Places, Windows, changed
 from rtl_utils.training._workers import report, spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
@@ -39,7 +40,7 @@ VERSION = (
 VALIDATION = (
     1_000  # examples measured after each epoch, at most: it must cost little beside training
 )
-_AT_ONCE = 1 << 27  # bytes of inputs and masks that are made on a GPU at once
+_AT_ONCE = 1 << 30  # bytes of inputs and masks that are made on a GPU at once
 
 OnEpoch = Callable[[list[Replica], list[History]], bool | None]
 OnDone = Callable[[int, History], None]
@@ -52,13 +53,26 @@ class _Batch(NamedTuple):
         x: (r, n, ...) inputs.
         y: (r, n, k) soft labels.
         masks: (r, n, ...) of each dropout.
-        examples: the first of the n; copies with windows follow them.
+        places: of the windows on it; None without windows.
     """
 
     x: Tensor
     y: Tensor
     masks: list[Tensor]
-    examples: int
+    places: Places | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """All of it, one after the other."""
+        return [self.x, self.y, *self.masks, *(self.places.tensors if self.places else ())]
+
+    @classmethod
+    def of(cls, size: int | None, tensors: Sequence[Tensor]) -> "_Batch":
+        """The mini-batch of such tensors; `size` is that of its windows, if it has some."""
+        x, y, *others = tensors
+        if size is None:
+            return cls(x, y, others)
+        masks = len(others) - PLACES
+        return cls(x, y, others[:masks], Places(size, others[masks:]))
 
 
 class _Job(NamedTuple):
@@ -308,6 +322,13 @@ class _Training:
         if group[0].windows:
             example = as_float(self.targets[0].x_train[:1], self.program.weights.dtype)
             self.windows = Windows(group, self.program, example)
+        self.gradient: Call = self._gradient
+        if devices.records(self.program.weights.device):
+            pixels = self.windows.pixels if self.windows is not None else []
+            self.gradient = Recorded(self._gradient, [*self.program.statistics(), *pixels])
+        self.seeds = list(dict.fromkeys(replica.seed for replica in group))
+        rows = [self.seeds.index(replica.seed) for replica in group]
+        self.row_of_seed = torch.tensor(rows, device=self.program.weights.device)
         self.histories = [History() for _ in group]
         self.sources = [path.source for path in self.paths if path.source is not None]
         self.held_out = [path.held_out for path in self.paths if path.held_out is not None]
@@ -365,31 +386,46 @@ class _Training:
         losses = []
         right = torch.zeros(len(self.group), dtype=torch.int64, device=self.program.weights.device)
         n = len(self.paths[0])
-        for x, y, masks, examples in self._batches(taus, epoch):
-            output = self.program(x, masks)  # (r, b, k)
-            each = example_loss(output, y)
-            loss = each.mean(1)  # (r,)
-            if self.group[0].steady:
-                loss = loss + self.group[0].steady * changed(output, examples)
-            self.program.backward(loss)
+        for batch in self._batches(taus, epoch):
+            size = batch.places.size if batch.places else None
+            loss, guessed = self.gradient(size, batch.tensors())
             self.optimiser.step()
             for callback, net in self.watching:
                 callback.after_step(net)
-            losses.append(each[:, :examples].mean(1).detach() * examples / n)
-            guessed, given = (part[:, :examples].argmax(2) for part in (output, y))
-            right = right + (guessed == given).sum(1)
+            losses.append(loss * batch.x.shape[1] / n)
+            right = right + guessed
         return torch.stack(losses), right / n
+
+    def _gradient(self, size: int | None, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Put the gradient of a mini-batch in place; (r,) mean losses, and right answers.
+
+        Args:
+            size: of its windows, see `Places`; None without.
+            tensors: of `_Batch.tensors`.
+        """
+        x, y, masks, places = _Batch.of(size, tensors)
+        examples = x.shape[1]
+        if self.windows is not None and places is not None:
+            x, y, masks = _with_copies(x, y, masks, self.windows.copies(x, places))
+        output = self.program(x, masks)  # (r, b, k)
+        each = example_loss(output, y)
+        loss = each.mean(1)  # (r,)
+        if self.group[0].steady:
+            loss = loss + self.group[0].steady * changed(output, examples)
+        self.program.backward(loss)
+        guessed, given = (part[:, :examples].argmax(2) for part in (output, y))
+        return each[:, :examples].mean(1).detach(), (guessed == given).sum(1)
 
     def _batches(self, taus: Sequence[float], epoch: int) -> Iterator[_Batch]:
         """Mini-batches of an epoch."""
         dtype = self.program.weights.dtype
         replicas = zip(self.paths, taus, self.group, strict=True)
         draws = [path.draw(tau, replica.seed, epoch) for path, tau, replica in replicas]
-        noise = [generator(replica.seed, "dropout", epoch) for replica in self.group]
+        noise = [generator(seed, "dropout", epoch) for seed in self.seeds]
         example = as_float(self.targets[0].x_train[:1], dtype)
         shapes = self.group[0].net.mask_shapes(example)
         n = len(self.paths[0])
-        places = self.windows.draw(n, epoch) if self.windows is not None else []
+        drawn = self.windows.draw(n, epoch) if self.windows is not None else []
         size = self.group[0].sgd.batch_size
         ahead = size * self._steps_ahead(example, shapes)
         for start in range(0, n, ahead):
@@ -402,12 +438,14 @@ class _Training:
             parts = [slice(k, min(k + size, x.shape[1])) for k in range(0, x.shape[1], size)]
             masks = _masks(noise, shapes, parts, x)
             for part in parts:
-                own = [mask[:, part] for mask in masks]
-                batch = _Batch(x[:, part], y[:, part], own, part.stop - part.start)
-                if self.windows is not None:
-                    there = slice(start + part.start, start + part.stop)
-                    batch = _with_copies(batch, self.windows.copies(batch.x, places, there))
-                yield batch
+                own = [self._shared(mask[:, part]) for mask in masks]
+                there = slice(start + part.start, start + part.stop)
+                on_it = self.windows.places(drawn, there) if self.windows is not None else None
+                yield _Batch(x[:, part], y[:, part], own, on_it)
+
+    def _shared(self, mask: Tensor) -> Tensor:
+        """(r, n, ...) masks of the replicas, from (s, n, ...) of the seeds that they share."""
+        return mask if len(self.seeds) == len(self.group) else mask[self.row_of_seed]
 
     def _steps_ahead(self, example: Tensor, shapes: Sequence[tuple[float, torch.Size]]) -> int:
         """Of how many steps the mini-batches are made at once.
@@ -418,8 +456,9 @@ class _Training:
         """
         if example.device.type == "cpu":
             return 1
-        values = example.numel() + sum(shape.numel() for _, shape in shapes)
-        size = values * example.element_size() * len(self.group) * self.group[0].sgd.batch_size
+        inputs = example.numel() * len(self.group)
+        masks = sum(shape.numel() for _, shape in shapes) * len(self.seeds)
+        size = (inputs + masks) * example.element_size() * self.group[0].sgd.batch_size
         return max(1, _AT_ONCE // size)
 
     def _measured(
@@ -499,13 +538,13 @@ def _masks(
     parts: Sequence[slice],
     like: Tensor,
 ) -> list[Tensor]:
-    """(r, n, ...) dropout masks of several mini-batches, per stage of the networks.
+    """(s, n, ...) dropout masks of several mini-batches, per stage of the networks.
 
     0 with probability rate (to 1 / 65,536), else 1 / (1 - rate). They go to the device in one copy.
 
     Args:
-        noise: one per replica. Each mini-batch draws in its turn, so that the numbers do not depend
-            on how many are made at once.
+        noise: one per seed. Each mini-batch draws in its turn, so that the numbers do not depend on
+            how many are made at once.
         shapes: (rate, shape for one example) of each stage.
         parts: the rows of each mini-batch.
         like: (r, n, ...) inputs; says the device and the type.
@@ -529,14 +568,15 @@ def _masks(
     ]
 
 
-def _with_copies(batch: _Batch, copies: Tensor) -> _Batch:
+def _with_copies(
+    x: Tensor, y: Tensor, masks: Sequence[Tensor], copies: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The mini-batch followed by copies of its first examples, with their labels and masks."""
     count = copies.shape[1]
-    return _Batch(
-        _channels_last(torch.cat([batch.x, copies], 1)),
-        torch.cat([batch.y, batch.y[:, :count]], 1),
-        [torch.cat([mask, mask[:, :count]], 1) for mask in batch.masks],
-        batch.examples,
+    return (
+        _channels_last(torch.cat([x, copies], 1)),
+        torch.cat([y, y[:, :count]], 1),
+        [torch.cat([mask, mask[:, :count]], 1) for mask in masks],
     )
 
 
