@@ -29,6 +29,7 @@ ORDER = (
     ("settings",),
     ("widgets", "headless", "exercises"),
     ("grid", "report"),
+    ("declared",),
     ("app", "batch"),
     ("cli",),
 )
@@ -48,7 +49,7 @@ GROUPS = {
     "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
     "use": ("settings", "exercises", "widgets", "app", "headless", "report", "cli"),
     "kernels": ("_launch", "_fork", "forks", "kernels"),
-    "batches": ("sheets", "launchers", "grid", "exports", "batch"),
+    "batches": ("sheets", "launchers", "grid", "declared", "exports", "batch"),
     "ground": ("messages", "folders", "progress", "randomness"),
 }
 COLOURS = dict(
