@@ -203,6 +203,10 @@ kernel from a warm process (`forks`; a plain kernel where that is not safe) and 
 notebook with papermill (`kernels`, `headless`). A task is recorded in the store when it begins and
 when it ends; its kernel dies with its worker, and its worker with the batch.
 
+The parameters of `sweeps/trainings.ipynb` say by themselves which runs there are (`declared`). So
+`rtl train` trains those of a whole sweep by one call of `experiments.run`, without a notebook, and
+`rtl results` knows what the sweep asks for though no task of it was executed.
+
 ## Where does a line belong?
 
 | you add | you touch |

@@ -11,7 +11,7 @@ from rtl_utils.cli._console import complain, named_folder, say
 from rtl_utils.messages import counted, shown
 
 if TYPE_CHECKING:  # as in `_batch`
-    from rtl_utils.grid import Sweep
+    from rtl_utils.grid import Task
     from rtl_utils.runs import Run
     from rtl_utils.store import Store
 
@@ -45,28 +45,28 @@ def add_train(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from rtl_utils import experiments
     from rtl_utils.migration import migrate
 
-    sweeps, device = _sweeps(options.sweeps, options.device)
-    runs = _runs(sweeps, options.seeds)
+    tasks, name = _tasks(options.sweeps, options.device)
+    check_parameters(tasks, here=True)
+    device = _device(tasks)
+    runs = _runs(tasks, options.seeds)
     store = open_store(named_folder(options.out), options.store)
     if not store.read_only:
         migrate(store)
-    name = ", ".join(sweep.name for sweep in sweeps)
     lacking = _lacking(runs, store)
     say(_opening(name, len({run.key for run in runs}), len(lacking)), sys.stderr)
     if lacking:
         say(f"device: {device}", sys.stderr)
-        experiments.run(lacking, store, device, keep_diverged=True)
+        _execute(lacking, store, device)
     return _summary(name, runs, store)
 
 
-def _sweeps(names: Sequence[str], device: str | None) -> tuple[list["Sweep"], str]:
-    """The sweeps, and the device that this machine has for them.
+def _tasks(names: Sequence[str], device: str | None) -> tuple[list["Task"], str]:
+    """The tasks of sweeps on their device, and what the sweeps are called.
 
     Raises:
-        ValueError: for one that cannot be trained without its notebook, or several devices.
+        ValueError: for a sweep that cannot be trained without its notebook, or for the device.
     """
     from rtl_utils import declared, devices, grid
 
@@ -76,21 +76,27 @@ def _sweeps(names: Sequence[str], device: str | None) -> tuple[list["Sweep"], st
     for sweep in sweeps:
         declared.check(sweep)
     placed = [grid.placed(sweep, device, devices.AUTO) for sweep in sweeps]
-    found = {task.parameters["device"] for sweep in placed for task in sweep.tasks}
+    tasks = [task for sweep in placed for task in sweep.tasks]
+    return tasks, ", ".join(sweep.name for sweep in sweeps)
+
+
+def _device(tasks: Sequence["Task"]) -> str:
+    """The device of this machine that all the tasks name. Raises ValueError for several."""
+    from rtl_utils import devices
+
+    found = sorted({devices.resolve(task.parameters["device"]) for task in tasks})
     if len(found) > 1:
         raise ValueError(
-            f"the sweeps name the devices {', '.join(sorted(map(str, found)))}, and all is trained "
-            "on one: name sweeps of one device"
+            f"the sweeps name the devices {', '.join(found)}, and all is trained on one: train "
+            "one sweep after the other"
         )
-    return placed, devices.resolve(found.pop())
+    return found[0]
 
 
-def _runs(sweeps: Sequence["Sweep"], spans: Sequence[range] | None) -> list["Run"]:
-    """The runs that are wanted, when their parameters are checked. Raises ValueError for none."""
+def _runs(tasks: Sequence["Task"], spans: Sequence[range] | None) -> list["Run"]:
+    """The runs of tasks whose seeds are wanted. Raises ValueError if there is none."""
     from rtl_utils import declared
 
-    tasks = [task for sweep in sweeps for task in sweep.tasks]
-    check_parameters(tasks, here=True)
     every = declared.runs(tasks)
     runs = [r for r in every if spans is None or any(r.seed in span for span in spans)]
     if not runs:
@@ -99,11 +105,43 @@ def _runs(sweeps: Sequence["Sweep"], spans: Sequence[range] | None) -> list["Run
     return runs
 
 
+def _execute(runs: Sequence["Run"], store: "Store", device: str) -> None:
+    """Train runs, but those whose backbone diverges: nothing can be transferred from it."""
+    from rtl_utils import experiments
+
+    able = _able(runs, store)
+    try:
+        experiments.run(able, store, device, keep_diverged=True)
+    except ValueError:
+        if len(_able(able, store)) == len(able):  # every backbone is sound
+            raise
+        _execute(able, store, device)
+
+
+def _able(runs: Sequence["Run"], store: "Store") -> list["Run"]:
+    """The runs whose backbone has not diverged, as far as the store knows."""
+    from rtl_utils.runs import BACKBONE
+
+    needed = {run: run.backbone().key for run in runs if run.needs_backbone}
+    needed |= {run: run.key for run in runs if run.method == BACKBONE}
+    status = store.status(needed.values())
+    diverged = {key for key, (how, _) in status.items() if how == "diverged"}
+    return [run for run in runs if needed.get(run) not in diverged]
+
+
 def _lacking(runs: Sequence["Run"], store: "Store") -> list["Run"]:
     """The runs whose rows the store lacks, one per key."""
-    by_key = {run.key: run for run in reversed(runs)}
+    by_key = _by_key(runs)
     done = store.status(by_key)
-    return [run for key, run in reversed(by_key.items()) if key not in done]
+    return [run for key, run in by_key.items() if key not in done]
+
+
+def _by_key(runs: Sequence["Run"]) -> dict[str, "Run"]:
+    """The first run of each key, in the order of the runs."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        found.setdefault(run.key, run)
+    return found
 
 
 def _opening(name: str, every: int, lacking: int) -> str:
@@ -112,18 +150,18 @@ def _opening(name: str, every: int, lacking: int) -> str:
 
 def _summary(name: str, runs: Sequence["Run"], store: "Store") -> int:
     """Say how the runs ended; returns the exit status."""
-    by_key = {run.key: run for run in reversed(runs)}
+    by_key = _by_key(runs)
     status = store.status(by_key)
-    diverged = [key for key, (how, _) in status.items() if how == "diverged"]
+    diverged = [key for key in by_key if key in status and status[key][0] == "diverged"]
     for key in diverged[:_NAMED]:
-        complain(f"{_named(by_key[key])}: {status[key][1]}")
+        run = by_key[key]
+        complain(f"{run.method} on {run.target or run.source}, seed {run.seed}: {status[key][1]}")
+    lost = len(by_key) - len(status)
+    if lost:
+        complain(f"{counted(lost, 'run')} cannot be trained, as the backbone diverged")
     rest = f", {len(diverged)} of them diverged" if diverged else ""
     say(f"{name}: {len(status)} of {counted(len(by_key), 'run')} done{rest}")
-    return 0 if len(status) == len(by_key) else 1
-
-
-def _named(run: "Run") -> str:
-    return f"{run.method} on {run.target or run.source}, seed {run.seed}"
+    return 1 if lost else 0
 
 
 def _spans(text: str) -> list[range]:
