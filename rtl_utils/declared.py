@@ -20,9 +20,8 @@ def check(sweep: Sweep) -> None:
     for task in sweep.tasks:
         if not is_declared(task):
             raise ValueError(
-                f"{sweep.name} executes {task.notebook.name}, and only {_NOTEBOOK} says by its "
-                f"parameters what is to be trained: use `rtl batch {sweep.name}`, which executes "
-                "notebooks"
+                f"{sweep.name} has the notebook {task.notebook.name}, whose runs are known when it "
+                f"is executed, as `rtl batch` does; `rtl train` takes sweeps of {_NOTEBOOK}"
             )
 
 

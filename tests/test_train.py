@@ -161,8 +161,8 @@ def test_other_notebooks_are_refused_in_one_sentence(write, rtl, tmp_path):
     status, out, err = rtl("train", write("good"), sweep)
     assert (status, out) == (2, "")
     assert err == [
-        "rtl: tiny executes 05_ut_vs_ft.ipynb, and only trainings.ipynb says by its parameters "
-        "what is to be trained: use `rtl batch tiny`, which executes notebooks"
+        "rtl: tiny has the notebook 05_ut_vs_ft.ipynb, whose runs are known when it is executed, "
+        "as `rtl batch` does; `rtl train` takes sweeps of trainings.ipynb"
     ]
     assert not (tmp_path / "store").exists()
 
