@@ -29,6 +29,7 @@ ORDER = (
     ("settings",),
     ("widgets", "headless", "exercises"),
     ("grid", "report"),
+    ("declared",),
     ("app", "batch"),
     ("cli",),
 )
@@ -48,7 +49,7 @@ GROUPS = {
     "evidence": ("statistics", "paper", "distances", "tables", "claims", "plotting"),
     "use": ("settings", "exercises", "widgets", "app", "headless", "report", "cli"),
     "kernels": ("_launch", "_fork", "forks", "kernels"),
-    "batches": ("sheets", "launchers", "grid", "exports", "batch"),
+    "batches": ("sheets", "launchers", "grid", "declared", "exports", "batch"),
     "ground": ("messages", "folders", "progress", "randomness"),
 }
 COLOURS = dict(
@@ -201,6 +202,10 @@ loses it when it dies. So two notebooks, two batches or two machines never train
 kernel from a warm process (`forks`; a plain kernel where that is not safe) and executes one
 notebook with papermill (`kernels`, `headless`). A task is recorded in the store when it begins and
 when it ends; its kernel dies with its worker, and its worker with the batch.
+
+The parameters of `sweeps/trainings.ipynb` say by themselves which runs there are (`declared`). So
+`rtl train` trains those of a whole sweep by one call of `experiments.run`, without a notebook, and
+`rtl results` knows what the sweep asks for though no task of it was executed.
 
 ## Where does a line belong?
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +93,21 @@ def write_rows(runs: Iterable[Run | Asked], store: Store, path: Path) -> pd.Data
     return rows
 
 
+def asked_by(
+    tasks: Iterable[str], store: Store, declared: Mapping[str, Sequence[Run]]
+) -> list[Asked]:
+    """Key and record of the runs that tasks ask for.
+
+    Args:
+        tasks: their keys.
+        store: that knows what the tasks asked for that were executed.
+        declared: the runs of tasks that are known by themselves, which the store is not asked.
+    """
+    executed = [task for task in tasks if task not in declared]
+    known = dict.fromkeys(run for runs in declared.values() for run in runs)
+    return [*store.asked(executed), *((run.key, asdict(run)) for run in known)]
+
+
 def publish(
     sweep: str,
     store: Store,
@@ -99,6 +115,7 @@ def publish(
     command: str,
     tasks: Mapping[str, Collection[int]],
     note: str = "",
+    declared: Mapping[str, Sequence[Run]] | None = None,
 ) -> Published:
     """Write the rows of a sweep as one CSV file per seed, and a manifest that says what made them.
 
@@ -113,19 +130,23 @@ def publish(
         tasks: key of each task of the sweep -> its seeds; none where they are not known, and then
             every seed waits for it.
         note: for the manifest.
+        declared: key of each task whose runs are known by themselves -> these runs; such a task
+            need not have been executed, and is done when the store has all of them.
 
     Raises:
         ValueError: if the store has nothing of the sweep, or nothing that the files may lose.
         OSError: if a file cannot be written.
     """
-    asked = store.asked(tasks)
+    declared = {} if declared is None else declared
+    asked = asked_by(tasks, store, declared)
     rows = rows_of(asked, store)
     if not len(rows):
         raise ValueError(
             f"{store.folder} has no finished run of the sweep {shown(sweep)}; run "
             f"`rtl batch sweeps/{sweep}.yaml` first, or name its folder"
         )
-    unfinished = _unfinished(asked, set(rows.run), store, tasks)
+    executed = {task: seeds for task, seeds in tasks.items() if task not in declared}
+    unfinished = _unfinished(asked, set(rows.run), store, executed)
     parts: dict[int, pd.DataFrame] = {
         seed: rows[rows.seed == seed] for seed in sorted(set(rows.seed.tolist()))
     }
@@ -147,7 +168,7 @@ def publish(
 def _unfinished(
     asked: Sequence[Asked], found: set[str], store: Store, tasks: Mapping[str, Collection[int]]
 ) -> set[int]:
-    """Seeds of which a task is not done, or a run that it asked for has not been found."""
+    """Seeds of which a task is not done, or a run that is asked for has not been found."""
     done = {record.task for record in store.tasks(status="done", keys=tasks)}
     waiting = [seeds for task, seeds in tasks.items() if task not in done]
     if not all(waiting):  # a task that names no seeds

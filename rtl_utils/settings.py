@@ -574,14 +574,35 @@ def validate(
         ValueError: as `check`.
     """
     try:
-        _check_known(given)
-        settings = _settings(given, datasets or image_datasets(), several_sizes)
+        settings = read(given, datasets, several_sizes=several_sizes)
         if here:
             settings = replace(settings, device=devices.resolve(settings.device))
         _try_out(settings, Tried() if tried is None else tried)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(cut(str(error))) from error
     return settings
+
+
+def read(
+    given: Mapping[str, Any],
+    datasets: Sequence[str] | None = None,
+    *,
+    several_sizes: bool = False,
+) -> Settings:
+    """The settings that parameters describe, whose values are right one by one.
+
+    Nothing is tried out on the data, which need not be there.
+
+    Args:
+        given: the parameters.
+        datasets: as in `check`.
+        several_sizes: as in `check`.
+
+    Raises:
+        ValueError: in one sentence that names the value and the rule.
+    """
+    _check_known(given)
+    return _settings(given, datasets or image_datasets(), several_sizes)
 
 
 def _store(folder: FilePath) -> Store:

@@ -222,6 +222,25 @@ def test_diverged_run_has_no_rows_and_is_not_missing(store, tmp_path):
     assert exports.publish("tiny", store, tmp_path / "tiny", "command", TASKS) == (3, [], [])
 
 
+def test_task_whose_runs_are_declared_is_done_when_the_store_has_them(store, tmp_path):
+    first, second = TASKS
+    executed = tmp_path / "executed"
+    exports.publish("tiny", store, executed, "command", TASKS)
+    change(store, f"DELETE FROM tasks WHERE task = '{first}'")
+    change(store, f"DELETE FROM uses WHERE task = '{first}'")
+    assert exports.publish("tiny", store, tmp_path / "less", "command", TASKS) == (1, [0], [])
+    folder = tmp_path / "declared"
+    known = {first: [SCRATCH, FT]}
+    assert exports.publish("tiny", store, folder, "command", TASKS, declared=known) == (3, [], [])
+    for name in ("seed-0.csv", "seed-1.csv"):
+        assert (folder / name).read_bytes() == (executed / name).read_bytes()
+    more = {first: [SCRATCH, FT, replace(FT, n_train=5)]}
+    assert exports.publish("tiny", store, folder, "command", TASKS, declared=more).unfinished == [0]
+    use(store, second, replace(FT, seed=1), status="running")  # this one's runs are not known
+    published = exports.publish("tiny", store, folder, "command", TASKS, declared=known)
+    assert published.unfinished == [1]
+
+
 def change(store, statement):
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)

@@ -48,7 +48,7 @@ def test_half_of_the_images_have_a_copy_that_differs_in_one_window(windows, repl
         places = windows.places(windows.draw(n, epoch), slice(0, n))
         copies = windows.copies(x, places)
         assert copies.shape == (1, n // 2, *x.shape[2:])
-        last = places[0][-1]
+        last = places.parts()[-1]
         differs = (copies != x[:, : n // 2])[0].any(1)  # (m, h, w)
         for image in range(n // 2):
             label, down, across = (int(part[0, image]) for part in last)

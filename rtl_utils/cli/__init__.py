@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from rtl_utils import __version__
-from rtl_utils.cli import _batch, _data, _notebooks, _pages
+from rtl_utils.cli import _batch, _data, _notebooks, _pages, _train
 from rtl_utils.cli._console import (
     Interrupted,
     Parser,
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with quiet(), signals():
         try:
             options = _parser().parse_args(arguments)
-            if options.command in ("run", "refresh", "batch"):
+            if options.command in ("run", "refresh", "batch", "train"):
                 stopped += "; the same command carries on where it stopped"
             status: int = options.call(options)
             if sys.stdout is not None:
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _notebooks.add_run(commands)
     _notebooks.add_refresh(commands)
     _batch.add_batch(commands)
+    _train.add_train(commands)
     _batch.add_runs(commands)
     _batch.add_results(commands)
     _data.add_data(commands)

@@ -3,10 +3,10 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtl_utils.cli._console import complain, named_folder, named_values, say
 from rtl_utils.messages import counted, cut, duration, shown
@@ -14,11 +14,20 @@ from rtl_utils.messages import counted, cut, duration, shown
 if TYPE_CHECKING:  # their imports take seconds, and whoever mistypes an option need not wait
     from rtl_utils.batch import Options, Outcome, Plan
     from rtl_utils.grid import Sweep, Task
+    from rtl_utils.runs import Run
     from rtl_utils.store import Store, TaskRecord
 
 STATUSES = ("done", "failed", "timeout", "running", "stopped")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _NAMED = 20  # failures that a summary names
+
+
+class _Asked(NamedTuple):
+    """What a sweep asks for: seeds of each task, its runs where they are declared; its note."""
+
+    tasks: dict[str, list[int]]
+    declared: "dict[str, list[Run]]"
+    note: str
 
 
 def add_batch(commands: Any) -> None:
@@ -29,7 +38,7 @@ def add_batch(commands: Any) -> None:
     batch.add_argument(
         "sweep", metavar="SWEEP", help="a file such as sweeps/table3.yaml, or table3"
     )
-    _add_store(batch)
+    add_store(batch)
     _add_where(batch.add_argument_group("where the runs are executed"))
     _add_which(batch.add_argument_group("which runs"))
     batch.set_defaults(call=_batch)
@@ -102,7 +111,7 @@ def add_runs(commands: Any) -> None:
     runs = commands.add_parser("runs", help="list the runs of batches: how they ended, and where")
     runs.add_argument("--sweep", metavar="NAME", help="only of this sweep")
     runs.add_argument("--status", choices=STATUSES, help="only with this status")
-    _add_store(runs)
+    add_store(runs)
     runs.set_defaults(call=_runs)
 
 
@@ -121,11 +130,12 @@ def add_results(commands: Any) -> None:
     )
     results.add_argument("--sweep", metavar="NAME", help="only the runs that this sweep used")
     results.add_argument("--note", default="", help="what the manifest says beside the facts")
-    _add_store(results)
+    add_store(results)
     results.set_defaults(call=_results)
 
 
-def _add_store(parser: argparse.ArgumentParser) -> None:
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """The options that say which store."""
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder of the store and its notebooks (default: runs)"
     )
@@ -146,12 +156,12 @@ def _batch(options: argparse.Namespace) -> int:
     sweep = _placed(grid.read(grid.find(options.sweep)), options.device, chosen, here)
     there = _is_there(out, options.store)
     if not there:  # a sweep that is refused, or not to be executed, leaves no folder behind
-        _check(sweep.tasks, here)
-    store = _store(out, options.store) if there or not options.dry_run else None
+        check_parameters(sweep.tasks, here)
+    store = open_store(out, options.store) if there or not options.dry_run else None
     again = {"retry_failed": options.retry_failed, "limit": options.limit}
     plan = batch.plan(sweep, out, store, **again)
     if there:
-        _check([*plan.waiting, *plan.later], here)
+        check_parameters([*plan.waiting, *plan.later], here)
     say(_opening(plan, chosen), sys.stderr)
     if plan.waiting:
         _say_devices(plan.waiting, chosen)
@@ -202,7 +212,7 @@ def _say_devices(tasks: Sequence["Task"], options: "Options") -> None:
         say(f"device: {names}{own}", sys.stderr)
 
 
-def _check(tasks: Sequence["Task"], here: bool) -> None:
+def check_parameters(tasks: Sequence["Task"], here: bool) -> None:
     """Raises ValueError for the first task that its notebook would refuse."""
     from rtl_utils import grid
     from rtl_utils.progress import Bar
@@ -286,7 +296,7 @@ def _kept(path: str | None, store: "Store") -> str:
 def _runs(options: argparse.Namespace) -> int:
     out = named_folder(options.out)
     _check_there(out, options.store)
-    store = _store(out, options.store)
+    store = open_store(out, options.store)
     name = None if options.sweep is None else Path(options.sweep).stem
     records = store.tasks(sweep=name)
     if name is not None and not records:
@@ -331,32 +341,33 @@ def _results(options: argparse.Namespace) -> int:
     if not path.name:
         raise ValueError("name the file to write")
     _check_there(out, options.store)
-    store = _store(out, options.store)
+    store = open_store(out, options.store)
     if not store.read_only:
         migrate(store)
-    tasks, note = (None, "") if options.sweep is None else _asked(options.sweep, store)
+    asked = None if options.sweep is None else _asked(options.sweep, store)
     if path.suffix:
-        runs, left_out = _current(store, tasks)
+        runs, left_out = _current(store, asked)
         written = exports.write_rows(runs, store, path).run.nunique()
         old = f"; {left_out} of earlier versions are left out" if left_out else ""
         say(f"Written: {path} ({counted(written, 'run')}{old})")
         return 0
-    if tasks is None:
+    if asked is None:
         raise ValueError(
             f"name a file that ends with .csv or .parquet; a folder, such as {shown(str(path))}, "
             "is for the rows of one sweep: add --sweep NAME"
         )
-    return _publish(options.sweep, store, path, options.note or note, tasks)
+    return _publish(options.sweep, store, path, options.note or asked.note, asked)
 
 
-def _publish(
-    sweep: str, store: "Store", folder: Path, note: str, tasks: Mapping[str, Sequence[int]]
-) -> int:
+def _publish(sweep: str, store: "Store", folder: Path, note: str, asked: _Asked) -> int:
     """Write a sweep's folder, and name the seeds that are not finished."""
     from rtl_utils import exports
 
     name = Path(sweep).stem
-    published = exports.publish(name, store, folder, f"rtl batch {sweep}", tasks, note)
+    tasks, declared, _ = asked
+    executed = len(declared) < len(tasks) or store.tasks(keys=tasks)
+    command = f"rtl {'batch' if executed else 'train'} {sweep}"
+    published = exports.publish(name, store, folder, command, tasks, note, declared)
     say(f"Written: {folder} ({counted(published.runs, 'run')})")
     if published.unfinished:
         complain(f"{name} is not finished for seeds {_listed(published.unfinished)}")
@@ -366,13 +377,13 @@ def _publish(
     return 0
 
 
-def _asked(sweep: str, store: "Store") -> tuple[dict[str, list[int]], str]:
-    """Keys of a sweep's tasks with their seeds, and its note: of its file, or as the store knows.
+def _asked(sweep: str, store: "Store") -> _Asked:
+    """What a sweep asks for, as its file says, or as the store knows.
 
     Raises:
         ValueError: if there is neither.
     """
-    from rtl_utils import grid, headless
+    from rtl_utils import declared, grid, headless
 
     try:
         path = grid.find(sweep)
@@ -380,13 +391,13 @@ def _asked(sweep: str, store: "Store") -> tuple[dict[str, list[int]], str]:
         records = store.tasks(sweep=Path(sweep).stem)
         if not records:
             raise
-        return {record.task: _seeds(record.parameters) for record in records}, ""
+        return _Asked({record.task: _seeds(record.parameters) for record in records}, {}, "")
     read = grid.read(path)
     notebooks = {task.notebook for task in read.tasks}
     defaults = {notebook: headless.default_parameters(notebook) for notebook in notebooks}
-    return {
-        task.key: _seeds(defaults[task.notebook] | task.parameters) for task in read.tasks
-    }, read.note
+    seeds = {task.key: _seeds(defaults[task.notebook] | task.parameters) for task in read.tasks}
+    known = {task.key: declared.runs([task]) for task in read.tasks if declared.is_declared(task)}
+    return _Asked(seeds, known, read.note)
 
 
 def _seeds(parameters: Mapping[str, Any]) -> list[int]:
@@ -400,13 +411,16 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def _current(
-    store: "Store", tasks: Iterable[str] | None
+    store: "Store", sweep: _Asked | None
 ) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
-    """Runs of today, as these tasks asked for them, or all of the store; and how many are not."""
+    """Runs of today, as a sweep asked for them, or all of the store; and how many are not."""
+    from rtl_utils import exports
     from rtl_utils.runs import Run
 
     there = store.specs()
-    asked = [*there.items()] if tasks is None else store.asked(tasks)
+    asked: list[tuple[str, Mapping[str, Any]]] = [*there.items()]
+    if sweep is not None:
+        asked = exports.asked_by(sweep.tasks, store, sweep.declared)
     wanted = [(key, spec) for key, spec in asked if key in there]
     found = []
     for key, spec in wanted:
@@ -415,13 +429,14 @@ def _current(
                 found.append((key, spec))
     old = len({key for key, _ in wanted} - {key for key, _ in found})
     if not found:
-        what = "the sweep" if tasks is not None else "this version"
+        what = "the sweep" if sweep is not None else "this version"
         others = f" ({old} of earlier ones)" if old else ""
         raise ValueError(f"{store.folder} holds no runs of {what}{others}")
     return found, old
 
 
-def _store(out: Path, url: str | None) -> "Store":
+def open_store(out: Path, url: str | None) -> "Store":
+    """The store of a folder. Raises ValueError for a --store that names no database."""
     from rtl_utils.store import Store
 
     if url is not None and ("://" not in url or url.startswith("sqlite")):
