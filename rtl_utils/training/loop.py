@@ -212,7 +212,7 @@ def _kind(replica: Replica) -> tuple[object, ...]:
         validated.append(path.held_out.x_val.shape)
     sgd = replace(replica.sgd, lr=1.0)
     kind = (str(net), net.frozen_statistics, net.head.weight.dtype, sgd)
-    return *kind, replica.windows, replica.steady, len(path), *validated
+    return *kind, replica.windows, len(path), *validated
 
 
 def _fit_here(
@@ -322,6 +322,11 @@ class _Training:
         if group[0].windows:
             example = as_float(self.targets[0].x_train[:1], self.program.weights.dtype)
             self.windows = Windows(group, self.program, example)
+        self.steady = None
+        if any(replica.steady for replica in group):
+            weights = self.program.weights
+            costs = [replica.steady for replica in group]
+            self.steady = torch.tensor(costs, dtype=weights.dtype, device=weights.device)
         self.gradient: Call = self._gradient
         if devices.records(self.program.weights.device):
             pixels = self.windows.pixels if self.windows is not None else []
@@ -410,8 +415,8 @@ class _Training:
         output = self.program(x, masks)  # (r, b, k)
         each = example_loss(output, y)
         loss = each.mean(1)  # (r,)
-        if self.group[0].steady:
-            loss = loss + self.group[0].steady * changed(output, examples)
+        if self.steady is not None:
+            loss = loss + self.steady * changed(output, examples)
         self.program.backward(loss)
         guessed, given = (part[:, :examples].argmax(2) for part in (output, y))
         return each[:, :examples].mean(1).detach(), (guessed == given).sum(1)
