@@ -128,7 +128,7 @@ def readme() -> str:
 def method_page() -> str:
     """The page on the method with its results and its trials written anew between their marks."""
     text = (HERE / "method.md").read_text()
-    text = between(text, BEGIN, END, overview(PASSING_SWEEPS) or "No rows yet.")
+    text = between(text, BEGIN, END, paragraphs(*overview(PASSING_SWEEPS)) or "No rows yet.")
     return between(text, BEGIN_TRIALS, END_TRIALS, shown_trials())
 
 
@@ -189,13 +189,13 @@ def methods_parts() -> list[str]:
 
 def passing_parts() -> list[str]:
     """The project's own methods in the settings that have enough seeds for an answer."""
-    table = overview(PASSING_SWEEPS, FEWEST)
-    if not table:
+    answers = overview(PASSING_SWEEPS, FEWEST)
+    if not answers:
         return []
     return [
         """**A transfer that passes?** The project's own methods, which do not know the shortcut, by
         the same test. [The account](docs/method.md) says what they do.""",
-        table,
+        *answers,
     ]
 
 

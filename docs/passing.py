@@ -10,6 +10,7 @@ from wording import capitalised, commands, of_sweep, paragraphs, training
 
 from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS
+from rtl_utils.provenance import recorded
 
 PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
 TRIALS = Path(__file__).with_name("trials.csv")
@@ -40,7 +41,7 @@ def passing_page() -> str:
     sections = [
         introduction(),
         "## Overview",
-        overview(PASSING_SWEEPS) or "No rows yet.",
+        paragraphs(*overview(PASSING_SWEEPS)) or "No rows yet.",
         *[passing_section(name) for name in PASSING_SWEEPS],
         "## Trials that the settings were chosen from",
         "See [what was tried](method.md#what-was-tried).",
@@ -124,33 +125,44 @@ def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def overview(names: Sequence[str], fewest: int = 1) -> str:
+def overview(names: Sequence[str], fewest: int = 1) -> list[str]:
     """One line per setting: the answer on each method, with both differences of the means.
+
+    Rows that were trained on different devices stand in tables of their own.
 
     Args:
         names: of sweeps; those without rows are left out.
         fewest: seeds that a setting needs to be shown.
 
     Returns:
-        A paragraph and a table; empty where no setting has so many seeds.
+        Parts of a page; none where no setting has so many seeds.
     """
-    lines = {}
+    lines: dict[str, dict[str, dict[str, str]]] = {}
     for name in names:
         rows = tables.stored(name)
         for text, part in settings(rows).items() if len(rows) else ():
             biased = tables.shortcut_at_test(part)
             count = biased.seed.nunique()
             if count >= fewest:
-                lines[text] = {"seeds": str(count)} | answer_cells(biased)
+                own = lines.setdefault(trained_on(part), {})
+                own[text] = {"seeds": str(count)} | answer_cells(biased)
     if not lines:
-        return ""
-    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("setting").fillna("")
-    return paragraphs(
+        return []
+    parts = [
         """For each method the answer of the test, and in brackets the flips beyond training from
         scratch and the accuracy beyond fine-tuning, in points: means over the seeds, paired.
-        With fewer than five seeds nothing is decided.""",
-        tables.markdown(table.rename(columns=tables.label)),
-    )
+        With fewer than five seeds nothing is decided."""
+    ]
+    for device, of_device in sorted(lines.items()):
+        table = pd.DataFrame.from_dict(of_device, orient="index").rename_axis("setting").fillna("")
+        parts += [f"{device}:", tables.markdown(table.rename(columns=tables.label))]
+    return parts
+
+
+def trained_on(rows: pd.DataFrame) -> str:
+    """The kind of device that the networks of some rows were trained on."""
+    kinds = {"cpu": "Trained on a CPU", "cuda": "Trained on a GPU"}
+    return ", ".join(kinds.get(kind, kind) for kind in recorded(rows, "device"))
 
 
 def answer_cells(rows: pd.DataFrame) -> dict[str, str]:

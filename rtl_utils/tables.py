@@ -14,6 +14,7 @@ import pandas as pd
 
 from rtl_utils import folders, paper
 from rtl_utils.distances import Matrix
+from rtl_utils.messages import duration
 from rtl_utils.methods import METHODS
 from rtl_utils.provenance import (
     MixedRowsWarning,
@@ -321,10 +322,8 @@ def origin(name: str, rows: pd.DataFrame) -> str:
         f"Code: commit {commits}{_changed(rows)}.",
         f"Versions: rtl-utils {_listed(recorded(rows, 'package'))}, "
         f"torch {_listed(recorded(rows, 'torch'))}, Python {_listed(recorded(rows, 'python'))}.",
-        f"Machine: {_listed(recorded(rows, 'processor'))}, {said.get('cores') or 'unknown'} cores; "
-        f"device {_listed(recorded(rows, 'device'))}; "
-        f"threads per training: {_listed(recorded(rows, 'threads'))}.",
-        f"Trained: {_listed(dict.fromkeys(dates[:1] + dates[-1:]), ' to ')} (UTC).",
+        _machine(rows, said.get("cores")),
+        f"Trained: {_listed(dict.fromkeys(dates[:1] + dates[-1:]), ' to ')} (UTC){_took(rows)}.",
         note,
     ]
     return " ".join(sentences).strip()
@@ -798,6 +797,22 @@ def _without_empty_columns(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _listed(values: Iterable[str], between: str = ", ") -> str:
     return between.join(values) or "not recorded"
+
+
+def _machine(rows: pd.DataFrame, cores: int | None) -> str:
+    """What the networks were trained on; the cores of the machine say nothing of a GPU."""
+    devices = recorded(rows, "device")
+    core_text = f", {cores or 'unknown'} cores" if "cpu" in devices else ""
+    return (
+        f"Machine: {_listed(recorded(rows, 'processor'))}{core_text}; "
+        f"device {_listed(devices)}; threads per training: {_listed(recorded(rows, 'threads'))}."
+    )
+
+
+def _took(rows: pd.DataFrame) -> str:
+    """How long all trainings took together, of one core or one GPU."""
+    seconds = rows.drop_duplicates("run").seconds if "seconds" in rows else pd.Series(dtype=float)
+    return f", {duration(seconds.sum())} of training in all" if seconds.notna().any() else ""
 
 
 def _changed(rows: pd.DataFrame) -> str:

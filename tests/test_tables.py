@@ -182,6 +182,15 @@ def test_origin_names_commits_versions_machine_and_days(checkout):
         assert said in found
 
 
+def test_origin_says_how_long_the_trainings_took_and_counts_no_cores_of_a_gpu(checkout):
+    rows = pd.concat(
+        [exported(seed, device="cuda", processor="B", seconds=70.0) for seed in (0, 1)]
+    )
+    found = tables.origin("name", rows)
+    assert "Machine: B; device cuda" in found
+    assert "(UTC), 2 min of training in all." in found  # of each run once, not of each row
+
+
 def test_origin_of_rows_without_provenance_is_the_manifests_note(checkout):
     (checkout / "name").mkdir(parents=True)
     (checkout / "name" / "manifest.json").write_text('{"note": "By earlier versions."}')
