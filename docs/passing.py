@@ -10,7 +10,9 @@ from wording import capitalised, commands, of_sweep, paragraphs, training
 
 from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS
+from rtl_utils.messages import counted
 from rtl_utils.provenance import recorded
+from rtl_utils.statistics import FEWEST
 
 PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
 TRIALS = Path(__file__).with_name("trials.csv")
@@ -155,8 +157,26 @@ def overview(names: Sequence[str], fewest: int = 1) -> list[str]:
     ]
     for device, of_device in sorted(lines.items()):
         table = pd.DataFrame.from_dict(of_device, orient="index").rename_axis("setting").fillna("")
-        parts += [f"{device}:", tables.markdown(table.rename(columns=tables.label))]
+        table = table.rename(columns=tables.label)
+        parts += [f"{device}. {passes(table)}", tables.markdown(table)]
     return parts
+
+
+def passes(table: pd.DataFrame) -> str:
+    """In how many settings each method keeps the shortcut out, of those that can be decided.
+
+    Args:
+        table: a line per setting, with its seeds and each method's answer.
+    """
+    decided = table[table.seeds.astype(int) >= FEWEST].drop(columns="seeds")
+    if decided.empty:
+        return f"No setting has {FEWEST} seeds yet."
+    counts = decided.apply(lambda answers: answers.str.startswith("yes").sum())
+    named = [f"{method} in {count}" for method, count in counts[counts > 0].items()]
+    settings = f"Of {counted(len(decided), 'setting')} with at least {FEWEST} seeds"
+    if not named:
+        return f"{settings} the shortcut is kept out in none, by the tests."
+    return f"{settings} the shortcut is kept out, by the tests, by {tables.listed(named)}."
 
 
 def trained_on(rows: pd.DataFrame) -> str:
