@@ -172,7 +172,7 @@ def passes(table: pd.DataFrame) -> str:
     if decided.empty:
         return f"No setting has {FEWEST} seeds yet."
     counts = decided.apply(lambda answers: answers.str.startswith("yes").sum())
-    named = [f"{method} in {count}" for method, count in counts[counts > 0].items()]
+    named = [f'"{method}" in {count}' for method, count in counts[counts > 0].items()]
     settings = f"Of {counted(len(decided), 'setting')} with at least {FEWEST} seeds"
     if not named:
         return f"{settings} the shortcut is kept out in none, by the tests."
@@ -181,8 +181,9 @@ def passes(table: pd.DataFrame) -> str:
 
 def trained_on(rows: pd.DataFrame) -> str:
     """The kind of device that the networks of some rows were trained on."""
-    kinds = {"cpu": "Trained on a CPU", "cuda": "Trained on a GPU"}
-    return ", ".join(kinds.get(kind, kind) for kind in recorded(rows, "device"))
+    kinds = {"cpu": "a CPU", "cuda": "a GPU", "mps": "Apple's GPU"}
+    found = [kinds[kind] for kind in recorded(rows, "device")]
+    return f"Trained on {tables.listed(found)}" if found else "Trained on an unknown device"
 
 
 def answer_cells(rows: pd.DataFrame) -> dict[str, str]:

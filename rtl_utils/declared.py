@@ -11,7 +11,7 @@ _NOTEBOOK = "trainings.ipynb"
 
 
 def is_declared(task: Task) -> bool:
-    """Whether a task's parameters are its runs: its notebook is `sweeps/trainings.ipynb`."""
+    """Whether a task's parameters alone say its runs: its notebook is `sweeps/trainings.ipynb`."""
     return task.notebook == (folders.root() / "sweeps" / _NOTEBOOK).resolve()
 
 

@@ -87,8 +87,8 @@ def card(device: str) -> str | None:
     return str(torch.backends.mps.get_name()) if kind == "mps" else None
 
 
-def records(device: torch.device) -> bool:
-    """Whether kernels of the device can be recorded and played back (CUDA graphs)."""
+def has_graphs(device: torch.device) -> bool:
+    """Whether kernels of the device can be recorded and played back, as CUDA graphs."""
     return device.type == "cuda" and torch.version.cuda is not None
 
 

@@ -61,7 +61,7 @@ def run(
     wanted = list(dict.fromkeys(runs))
     for r in wanted:
         check_fields(r)
-    _say_what_is_old(store)
+    say_what_is_old(store)
     backbones = list(dict.fromkeys(_backbone(r) for r in wanted if _starts_from_backbone(r)))
     missing = _missing([*wanted, *backbones], store)
     check(missing)
@@ -169,8 +169,8 @@ def everywhere(task: Task, shortcut: Shortcut, seed: int) -> Task:
     return plant(task, on_all, seed, splits=("val",))
 
 
-def _say_what_is_old(store: Store) -> None:
-    """Find earlier runs of the store again; say once how many are not."""
+def say_what_is_old(store: Store) -> None:
+    """Find the runs of earlier versions in the store again; warn once of those that are not."""
     if store.migrated or store.read_only:
         return
     found, old = migrate(store)
@@ -291,10 +291,11 @@ def _execute(runs: Sequence[Run], store: Store, device: str, label: str) -> None
     def done(row: int, history: History) -> None:
         r = runs[row]
         planned = plans[row]
+        net = planned.net.to(device)
         with one_thread(), devices.reference(device):
             rows = _rows(r, planned, history)
         _check_data(r, read[row])
-        weights = store.save_weights(keys[row], planned.net.cpu())
+        weights = store.save_weights(keys[row], net.cpu())
         made = provenance(device, threads=1, seconds=history.seconds)
         store.save(
             keys[row],

@@ -101,7 +101,7 @@ def asked_by(
     Args:
         tasks: their keys.
         store: that knows what the tasks asked for that were executed.
-        declared: the runs of tasks that are known by themselves, which the store is not asked.
+        declared: the runs of declared tasks, for which the store is not asked.
     """
     executed = [task for task in tasks if task not in declared]
     known = dict.fromkeys(run for runs in declared.values() for run in runs)
@@ -126,12 +126,12 @@ def publish(
         sweep: its name.
         store: in which it ran.
         folder: gets seed-K.csv and manifest.json; files of other seeds are left as they are.
-        command: that made the rows, for the manifest.
+        command: that made the rows, for the manifest; where no run is new, it keeps its own.
         tasks: key of each task of the sweep -> its seeds; none where they are not known, and then
             every seed waits for it.
         note: for the manifest.
-        declared: key of each task whose runs are known by themselves -> these runs; such a task
-            need not have been executed, and is done when the store has all of them.
+        declared: key of each declared task (`declared.is_declared`) -> its runs; such a task need
+            not have been executed, and is done when the store has all of them.
 
     Raises:
         ValueError: if the store has nothing of the sweep, or nothing that the files may lose.
@@ -158,6 +158,7 @@ def publish(
             f"{folder} hold rows that it lacks; run `rtl batch sweeps/{sweep}.yaml` first"
         )
     written = [seed for seed in parts if seed not in kept]
+    command = _command(folder, set(rows.run), command)
     for seed in written:
         _write(parts[seed], paths[seed])
     _write_manifest(sweep, folder, command, note)
@@ -185,6 +186,16 @@ def _lacks(rows: pd.DataFrame, path: Path) -> bool:
         return False
     earlier = pd.read_csv(path, dtype={"run": str})
     return not set(earlier.run) <= set(rows.run) or len(earlier) > len(rows)
+
+
+def _command(folder: Path, runs: set[str], command: str) -> str:
+    """What made the rows: what the manifest says already where no run is new, else the command."""
+    manifest = folder / "manifest.json"
+    files = folder.glob("seed-*.csv")
+    known = {run for file in files for run in pd.read_csv(file, usecols=["run"], dtype=str).run}
+    if not manifest.is_file() or not runs <= known:
+        return command
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["command"])
 
 
 def _write_manifest(sweep: str, folder: Path, command: str, note: str) -> None:

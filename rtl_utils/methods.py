@@ -20,7 +20,7 @@ from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
 from rtl_utils.refits import refit
 from rtl_utils.schedules import CONSTANT, schedule
-from rtl_utils.training import History, Replica, Sgd, fit, one_thread
+from rtl_utils.training import History, Replica, Sgd, fit, no_room, one_thread
 
 _APPEARANCE = ("label", "colour", "marker", "reference", "knows")  # fields that decide no number
 _MEASURED_PAIRS = 500  # random pairs over which an information length is averaged
@@ -101,7 +101,7 @@ class Method:
 
     @property
     def prepares(self) -> bool:
-        """Whether something is computed before the first training: a head, a refit, lengths."""
+        """Whether its network changes before the first training: a head, a refit, rescaling."""
         return self.fits_head or bool(self.refit) or self.rescaled
 
     @property
@@ -352,7 +352,7 @@ class Plan:
         first: the first training, for those that only need to see it.
         stages: the trainings that `fit` must do, one after the other.
         iterations: of an iterated coupling, filled as they are done.
-        prepares: whether something is computed before the first training, such as a refit.
+        prepares: whether the network changes before the first training, such as by a refit.
     """
 
     net: Net
@@ -479,7 +479,10 @@ def _first_trainings(
 ) -> dict[int, Replica]:
     """Index of each plan that leaves something to SGD -> its first training; others are done.
 
-    What comes before the first training, such as a refit, is computed on the device too.
+    What changes a network before its first training, such as a refit, is computed on the device.
+
+    Raises:
+        torch.OutOfMemoryError: if the device has no room for that.
     """
     waiting: dict[int, Replica] = {}
     for k, planned in enumerate(plans):
@@ -489,6 +492,10 @@ def _first_trainings(
             waiting[k] = next(planned.stages)
         except StopIteration as end:
             done(k, end.value)
+        except RuntimeError as error:
+            if device == "cpu" or not devices.is_out_of_memory(error):
+                raise
+            raise no_room(device, 1) from error
     return waiting
 
 

@@ -15,11 +15,13 @@ import torch
 from hypothesis import settings
 from small_postgres import Postgres
 
-from rtl_utils.data import DATASETS, PATCHES, DataSet, Patch, Task
+from rtl_utils.coupled import Coupled
+from rtl_utils.data import DATASETS, PATCHES, DataSet, Patch, Shortcut, Task, plant
 from rtl_utils.data.cifar100 import SUPERCLASSES
 from rtl_utils.forks import ForkServer
 from rtl_utils.messages import counted
-from rtl_utils.methods import METHODS, Method
+from rtl_utils.methods import METHODS, Knowledge, Method, Setup, plan, pretrain, train
+from rtl_utils.training import Sgd
 
 settings.register_profile("course", deadline=None, max_examples=25)
 settings.load_profile("course")
@@ -92,6 +94,35 @@ def pictures():
         return Task(name, "random", x[:n], y[:n], x[n:], y[n:], tuple("abcde"))
 
     return make
+
+
+@pytest.fixture
+def trained(pictures):
+    """Trains a method with all its lengths: everything that it measures, and its weights."""
+    width = (4, 4, 4, 4)
+    source, target = pictures("source", 1), pictures("target", 2)
+    everywhere = Shortcut(classes=tuple("abcde"), probability=0.5)
+    spread, countered = (plant(t, everywhere, 0, splits=("train",)) for t in (source, target))
+    backbone, _ = pretrain(source, seed=0, sgd=Sgd(epochs=1, batch_size=10), width=width)
+
+    def call(method: str, device: str, epochs: int = 2, batch_size: int = 10):
+        setup = Setup(
+            Sgd(epochs=epochs, batch_size=batch_size),
+            taus=(0.0, 1.0),
+            width=width,
+            coupled=Coupled(iterations=2, block=10, partitions=2),
+            knowledge=Knowledge(spread, countered),
+            partitions=2 if METHODS[method].takes_steps else None,
+        )
+        planned = plan(method, backbone, source, target, seed=0, setup=setup)
+        (history,) = train([planned], device=device)
+        lengths = [] if planned.lengths is None else planned.lengths.mean.tolist()
+        lengths += [] if planned.path_length is None else [planned.path_length]
+        lengths += [iteration.distance for iteration in planned.iterations]
+        weights = torch.cat([v.cpu().double().ravel() for v in planned.net.state_dict().values()])
+        return [*history.series().values(), lengths, weights.tolist()]
+
+    return call
 
 
 @pytest.fixture(scope="session")

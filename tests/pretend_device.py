@@ -79,6 +79,8 @@ class PretendDevice:
         }
         for name, value in there.items():
             self._stack.enter_context(mock.patch(name, lambda *_, value=value: value))
+        # its kernels are the CPU's, which a CUDA build of torch could not record
+        self._stack.enter_context(mock.patch("torch.version.cuda", None))
         self._stack.enter_context(_Dispatch(self))
         self._stack.enter_context(_Functions(self))
         return self

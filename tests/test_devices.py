@@ -14,12 +14,11 @@ from small_course import NOTEBOOKS, STORES_NOTHING, printed, short
 
 from rtl_utils import cli, devices, headless
 from rtl_utils.coupled import Coupled
-from rtl_utils.data import Shortcut, plant
 from rtl_utils.distances import distance_matrix
 from rtl_utils.experiments import Run, run
 from rtl_utils.kernels import Limits
 from rtl_utils.lengths import Trace
-from rtl_utils.methods import METHODS, Knowledge, Setup, plan, pretrain, train, transfer
+from rtl_utils.methods import METHODS, Setup, plan, pretrain, train, transfer
 from rtl_utils.models import build
 from rtl_utils.paths import Path
 from rtl_utils.probing import as_function, lime_weights, partial_dependence_effect, shortcut_test
@@ -195,34 +194,6 @@ def cnn(pictures):
     return make
 
 
-@pytest.fixture
-def trained(pictures):
-    """Trains a method with all its lengths: everything that it measures, and its weights."""
-    source, target = pictures("source", 1), pictures("target", 2)
-    everywhere = Shortcut(classes=tuple("abcde"), probability=0.5)
-    spread, countered = (plant(t, everywhere, 0, splits=("train",)) for t in (source, target))
-    backbone, _ = pretrain(source, seed=0, sgd=Sgd(epochs=1, batch_size=10), width=WIDTH)
-
-    def call(method: str, device: str, epochs: int = 2, batch_size: int = 10):
-        setup = Setup(
-            Sgd(epochs=epochs, batch_size=batch_size),
-            taus=(0.0, 1.0),
-            width=WIDTH,
-            coupled=Coupled(iterations=2, block=10, partitions=2),
-            knowledge=Knowledge(spread, countered),
-            partitions=2 if METHODS[method].takes_steps else None,
-        )
-        planned = plan(method, backbone, source, target, seed=0, setup=setup)
-        (history,) = train([planned], device=device)
-        lengths = [] if planned.lengths is None else planned.lengths.mean.tolist()
-        lengths += [] if planned.path_length is None else [planned.path_length]
-        lengths += [iteration.distance for iteration in planned.iterations]
-        weights = torch.cat([v.cpu().double().ravel() for v in planned.net.state_dict().values()])
-        return [*history.series().values(), lengths, weights.tolist()]
-
-    return call
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_gives_the_cpus_numbers_on_a_gpu_and_waits_once_per_epoch(method, trained):
@@ -250,7 +221,7 @@ def test_apples_gpu_needs_no_float64(method, trained):
 def test_the_masks_of_a_chunk_are_those_of_its_steps(cnn, monkeypatch):
     with PretendDevice() as whole:
         (history,) = fit([cnn()], device="cuda")
-    monkeypatch.setattr("rtl_utils.training.loop._AT_ONCE", 1)  # so that a chunk is one step
+    monkeypatch.setattr("rtl_utils.training.loop._INPUT_BYTES", 1)  # so that a chunk is one step
     with PretendDevice() as step_by_step:
         (other,) = fit([cnn()], device="cuda")
     assert other == history
@@ -339,6 +310,18 @@ def test_one_network_without_room_is_one_sentence_and_what_was_done_stays(cnn):
     with PretendDevice(memory=room), pytest.raises(torch.OutOfMemoryError, match=says):
         fit([small, large], device="cuda", on_done=lambda row, history: done.append(row))
     assert done == [0]
+
+
+def test_a_refit_without_room_is_one_sentence(pictures):
+    source, target = pictures("source", 1), pictures("target", 2)
+    sgd = Sgd(epochs=1, batch_size=10)
+    backbone, _ = pretrain(source, seed=0, sgd=sgd, width=WIDTH)
+    planned = plan("refit", backbone, source, target, seed=0, setup=Setup(sgd, width=WIDTH))
+    with (
+        PretendDevice(memory=100_000),
+        pytest.raises(torch.OutOfMemoryError, match="has no room for"),
+    ):
+        train([planned], device="cuda")
 
 
 def test_what_is_no_lack_of_memory_is_raised_as_it_is(cnn):

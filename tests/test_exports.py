@@ -241,6 +241,20 @@ def test_task_whose_runs_are_declared_is_done_when_the_store_has_them(store, tmp
     assert published.unfinished == [1]
 
 
+def test_the_manifest_keeps_its_command_until_a_run_is_new(store, tmp_path):
+    def command():
+        return json.loads((tmp_path / "rows" / "manifest.json").read_text())["command"]
+
+    save(store, replace(FT, n_train=5))
+    exports.publish("tiny", store, tmp_path / "rows", "first", TASKS)
+    exports.publish("tiny", store, tmp_path / "rows", "second", TASKS)
+    assert command() == "first"
+    first, _ = TASKS
+    use(store, first, replace(FT, n_train=5))
+    exports.publish("tiny", store, tmp_path / "rows", "third", TASKS)
+    assert command() == "third"
+
+
 def change(store, statement):
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)

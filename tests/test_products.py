@@ -61,7 +61,7 @@ def test_outputs_and_gradients_are_those_of_each_network(layer, kernel, bias):
 
 def test_an_evaluation_in_parts_gives_the_same(layer, monkeypatch):
     given, expected = stack((3, 3), True)
-    monkeypatch.setattr(_products, "_AT_ONCE", 1)  # one network at a time
+    monkeypatch.setattr(_products, "_PATCH_BYTES", 1)  # one network at a time
     with torch.no_grad():
         torch.testing.assert_close(layer((3, 3), True)(*given), expected)
 
@@ -98,7 +98,7 @@ def test_held_weights_have_no_gradient_until_afterwards_even_after_an_error(pict
     seen = []
 
     def fails():
-        with program.held():
+        with program.frozen_weights():
             seen.extend(leaf.requires_grad for leaf in program.leaves)
             raise RuntimeError("inside")
 

@@ -1,10 +1,12 @@
 import copy
+import gc
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -480,6 +482,33 @@ def test_stack_with_an_adaptive_schedule_equals_each_alone(perceptron):
 
 
 # --- populations ---
+
+
+def test_networks_of_one_seed_share_their_masks_in_a_stack(cnn):
+    seeds = (0, 1, 0)
+    stacked, alone = ([cnn(seed, double=True) for seed in seeds] for _ in range(2))
+    for group in (stacked, alone):
+        group[2].net = build(group[2].path.target, (4, 4, 4, 4), 5).double()  # of its own
+    together = _train(stacked, Stacked, "cpu")
+    for replica, history in zip(alone, together, strict=True):
+        assert_alike(_train([replica], Single, "cpu")[0], history)
+
+
+def test_nothing_holds_a_training_that_is_over(cnn, monkeypatch):
+    made = []
+
+    class Watched(loop._Training):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(loop, "_Training", Watched)
+    gc.disable()  # a circle of references would hold a GPU's memory until it is collected
+    try:
+        fit([cnn(0)])
+    finally:
+        gc.enable()
+    assert [training() for training in made] == [None]
 
 
 def test_stack_of_cnns_equals_each_alone_dropout_included(cnn):

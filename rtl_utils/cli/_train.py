@@ -23,7 +23,7 @@ def add_train(commands: Any) -> None:
     """The options of `rtl train`."""
     train = commands.add_parser(
         "train",
-        help="train the runs of sweeps side by side, on one GPU say, without executing notebooks",
+        help="train the runs of sweeps side by side, on one GPU for example, without notebooks",
     )
     train.add_argument(
         "sweeps",
@@ -45,15 +45,14 @@ def add_train(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from rtl_utils.migration import migrate
+    from rtl_utils import experiments
 
     tasks, name = _tasks(options.sweeps, options.device)
     check_parameters(tasks, here=True)
     device = _device(tasks)
     runs = _runs(tasks, options.seeds)
     store = open_store(named_folder(options.out), options.store)
-    if not store.read_only:
-        migrate(store)
+    experiments.say_what_is_old(store)
     lacking = _lacking(runs, store)
     say(_opening(name, len({run.key for run in runs}), len(lacking)), sys.stderr)
     if lacking:

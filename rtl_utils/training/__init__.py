@@ -1,5 +1,6 @@
 """Training: `fit`, the one loop, what it takes and what it gives back."""
 
+from rtl_utils.training._room import no_room
 from rtl_utils.training._windows import VERSION as WINDOW_VERSION
 from rtl_utils.training.loop import VERSION, example_loss, fit, one_thread
 from rtl_utils.training.records import Callback, History, Replica, TrainingDiverged
@@ -17,5 +18,6 @@ __all__ = [
     "epochs_of",
     "example_loss",
     "fit",
+    "no_room",
     "one_thread",
 ]

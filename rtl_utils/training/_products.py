@@ -1,8 +1,7 @@
 """Convolutions of a stack as products of matrices, one per network: what a GPU computes fast.
 
 `vmap` turns the convolutions of r networks into one with r groups, for which cuDNN's deterministic
-algorithms are slow: on an H100 a step of 60 networks of `small` took 46 ms, of which the products
-need 4 ms.
+algorithms are slow: docs/tried.md has the times.
 """
 
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_AT_ONCE = 1 << 30  # bytes of patches that an evaluation holds at once
+_PATCH_BYTES = 1 << 30  # bytes of patches that an evaluation holds at once
 
 
 def use_products(net: nn.Module) -> None:
@@ -38,17 +37,17 @@ class _Convolution(nn.Conv2d):
     """A convolution that a stack computes by products."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        output: Tensor = _OfOne.apply(input, weight)  # type: ignore[no-untyped-call]
+        output: Tensor = _NetworkConvolution.apply(input, weight)  # type: ignore[no-untyped-call]
         return output if bias is None else output + bias[:, None, None]
 
 
-class _OfOne(torch.autograd.Function):
+class _NetworkConvolution(torch.autograd.Function):
     """One network's convolution, which inside `vmap` becomes that of the stack."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
-        """(n, o, h, w) outputs of (n, c, h, w) inputs under (o, c, k, l) weights."""
-        return functional.conv2d(x, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
+        """Raises NotImplementedError: a network by itself uses torch's own convolution."""
+        raise NotImplementedError("a convolution by products is one of a stack, inside vmap")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -64,14 +63,14 @@ class _OfOne(torch.autograd.Function):
             for value, dim in zip((x, weight), in_dims, strict=True)
         )
         if torch.is_grad_enabled():
-            return _OfStack.apply(x, weight), 0  # type: ignore[no-untyped-call]
+            return _StackConvolution.apply(x, weight), 0  # type: ignore[no-untyped-call]
         patch = weight[0, 0].numel()
-        at_once = max(1, _AT_ONCE // (patch * x[0, :, 0].numel() * x.element_size()))
+        at_once = max(1, _PATCH_BYTES // (patch * x[0, :, 0].numel() * x.element_size()))
         parts = zip(x.split(at_once), weight.split(at_once), strict=True)
         return torch.cat([_product(_columns(*part), part[1], part[0]) for part in parts]), 0
 
 
-class _OfStack(torch.autograd.Function):
+class _StackConvolution(torch.autograd.Function):
     """(r, n, o, h, w) outputs of (r, n, c, h, w) inputs under (r, o, c, k, l) weights."""
 
     @staticmethod
@@ -85,14 +84,14 @@ class _OfStack(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The input's gradient is the convolution of the output's with the weights turned over."""
         columns, weight = ctx.saved_tensors
-        of_x = of_weight = None
+        x_gradient = weight_gradient = None
         if ctx.needs_input_grad[1]:
             rows = gradient.transpose(1, 2).flatten(2)
-            of_weight = torch.bmm(rows, columns.mT).reshape(weight.shape)
+            weight_gradient = torch.bmm(rows, columns.mT).reshape(weight.shape)
         if ctx.needs_input_grad[0]:
             turned = weight.flip(3, 4).transpose(1, 2)
-            of_x = _product(_columns(gradient, turned), turned, gradient)
-        return of_x, of_weight
+            x_gradient = _product(_columns(gradient, turned), turned, gradient)
+        return x_gradient, weight_gradient
 
 
 def _columns(x: Tensor, weight: Tensor) -> Tensor:

@@ -55,8 +55,11 @@ class Program:
         raise NotImplementedError
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Weights that have no gradient inside, where only that of the inputs is asked for."""
+    def frozen_weights(self) -> Iterator[None]:
+        """Weights are constants inside, where only the inputs' gradient is asked for.
+
+        A stack on a GPU then keeps no patches of the inputs.
+        """
         for leaf in self.leaves:
             leaf.requires_grad_(False)
         try:
@@ -160,9 +163,14 @@ class Stacked(Program):
     def write_back(self) -> None:
         """Copy each replica's weights and buffers into its network."""
         trained = self.parameters | self.buffers
-        there = [tensor for net in self.nets for tensor in _tensors(net).values()]
-        parts = [trained[name][r] for r, net in enumerate(self.nets) for name in _tensors(net)]
-        torch._foreach_copy_(there, parts)  # in few kernels, where there are many networks
+        copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for r, net in enumerate(self.nets):
+            for name, tensor in _tensors(net).items():
+                there, parts = copies.setdefault(tensor.dtype, ([], []))
+                there.append(tensor)
+                parts.append(trained[name][r])
+        for there, parts in copies.values():  # of one type, so that few kernels do it
+            torch._foreach_copy_(there, parts)
 
 
 def _tensors(net: Net) -> dict[str, Tensor]:

@@ -34,16 +34,20 @@ def attempt(
         if device == "cpu" or not devices.is_out_of_memory(error):
             raise
         if not divisible:
-            networks = "one network" if len(group) == 1 else f"{len(group)} networks at once"
-            raise torch.OutOfMemoryError(
-                f"{device} has no room for {networks}; take a smaller width or batch_size, or "
-                'device = "cpu"'
-            ) from error
+            raise no_room(device, len(group)) from error
     # only here nothing holds the failed training any more, not even the error's traceback
     for replica, start in zip(group, before, strict=True):
         start.restore(replica)
     devices.release(device)
     return None
+
+
+def no_room(device: str, networks: int) -> torch.OutOfMemoryError:
+    """The error that says, in a sentence, that networks do not fit into a device's memory."""
+    what = "one network" if networks == 1 else f"{networks} networks at once"
+    return torch.OutOfMemoryError(
+        f'{device} has no room for {what}; take a smaller width or batch_size, or device = "cpu"'
+    )
 
 
 class _Start(NamedTuple):

@@ -22,7 +22,6 @@ from rtl_utils.training.records import Replica
 VERSION = 3  # raised when a window changes, so that stored runs are not taken for new ones
 _SHARE = 0.5  # of the images of a mini-batch that have a copy
 _ASCENTS = 2  # steps of the windows before each step of the network
-PLACES = 3 * (_ASCENTS + 1)  # tensors that say where windows lie on a mini-batch
 _RATE = 0.1  # of an ascent, as a share of the range of a pixel
 
 
@@ -39,16 +38,16 @@ class Places(NamedTuple):
 
     Args:
         size: which of the sizes they have.
-        tensors: PLACES of them, (r, n) each: what `_Places` holds for every ascent, and then for
-            the copies.
+        values: (r, 3, ascents + 1, n): what `_Places` holds for every ascent, and then for the
+            copies.
     """
 
     size: int
-    tensors: list[Tensor]
+    values: Tensor
 
     def parts(self) -> list[_Places]:
         """For every ascent, and then for the copies."""
-        return [_Places(*self.tensors[k : k + 3]) for k in range(0, PLACES, 3)]
+        return [_Places(*part.unbind(1)) for part in self.values.unbind(2)]
 
 
 class Windows:
@@ -75,20 +74,17 @@ class Windows:
         self.pixels = [self._drawn(side, example) for side in sides]
         self.turn = 0
 
-    def draw(self, n: int, epoch: int) -> list[list[Tensor]]:
-        """For each size, the (r, n) tensors of `Places` for all images of an epoch."""
+    def draw(self, n: int, epoch: int) -> list[Tensor]:
+        """For each size, the values of `Places` for all images of an epoch."""
         drawn = []
         for replica in self.group:
             rng = generator(replica.seed, "windows", epoch)
-            drawn.append([self._places(pixels, n, rng) for pixels in self.pixels])
+            drawn.append([self._corners(pixels, n, rng) for pixels in self.pixels])
         # (r, sizes, 3, ascents + 1, n), which goes to the device at once
         there = torch.from_numpy(np.array(drawn)).to(self.pixels[0].device)
-        return [
-            [there[:, size, value, k] for k in range(_ASCENTS + 1) for value in range(3)]
-            for size in range(len(self.pixels))
-        ]
+        return list(there.unbind(1))
 
-    def places(self, drawn: Sequence[Sequence[Tensor]], rows: slice) -> Places:
+    def places(self, drawn: Sequence[Tensor], rows: slice) -> Places:
         """Where the next windows lie on some images of the epoch.
 
         Args:
@@ -97,7 +93,7 @@ class Windows:
         """
         size = self.turn % len(self.pixels)
         self.turn += 1
-        return Places(size, [values[:, rows] for values in drawn[size]])
+        return Places(size, drawn[size][..., rows])
 
     def copies(self, x: Tensor, places: Places) -> Tensor:
         """(r, m, c, h, w) copies of the first m inputs with windows, after these have grown.
@@ -124,7 +120,7 @@ class Windows:
         scaled: Tensor = pixels * (self.highest - self.lowest) + self.lowest
         return scaled
 
-    def _places(self, pixels: Tensor, n: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    def _corners(self, pixels: Tensor, n: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """(ascents + 1, n) outputs whose windows are planted, and rows and columns of corners."""
         highest = [pixels.shape[1], *[self.room - pixels.shape[-1] + 1] * 2]
         return [rng.integers(0, most, (_ASCENTS + 1, n)) for most in highest]
@@ -132,7 +128,7 @@ class Windows:
     def _grown(self, x: Tensor, before: Tensor, places: _Places) -> Tensor:
         """The windows after a step up the log-probability of the output that each stands for."""
         pixels = before.detach().requires_grad_()
-        with self.program.held():
+        with self.program.frozen_weights():
             outputs = self.program(_planted(x, pixels, places))
             likely = outputs.log_softmax(-1).gather(2, places.output[..., None]).mean((1, 2))
             (gradient,) = torch.autograd.grad(likely.sum(), pixels)

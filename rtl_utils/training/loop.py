@@ -19,10 +19,10 @@ from rtl_utils.models import Net, estimate_statistics
 from rtl_utils.paths import Path
 from rtl_utils.progress import track
 from rtl_utils.randomness import generator
-from rtl_utils.training._graphs import Call, Recorded
+from rtl_utils.training._graphs import Recordings
 from rtl_utils.training._programs import Program, Single, Stacked
 from rtl_utils.training._room import attempt
-from rtl_utils.training._windows import PLACES, Places, Windows, changed
+from rtl_utils.training._windows import Places, Windows, changed
 from rtl_utils.training._workers import report, spread, usable_cores
 from rtl_utils.training.records import (
     Callback,
@@ -40,7 +40,7 @@ VERSION = (
 VALIDATION = (
     1_000  # examples measured after each epoch, at most: it must cost little beside training
 )
-_AT_ONCE = 1 << 30  # bytes of inputs and masks that are made on a GPU at once
+_INPUT_BYTES = 1 << 30  # bytes of inputs and masks that are made on a GPU at once
 
 OnEpoch = Callable[[list[Replica], list[History]], bool | None]
 OnDone = Callable[[int, History], None]
@@ -63,7 +63,8 @@ class _Batch(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         """All of it, one after the other."""
-        return [self.x, self.y, *self.masks, *(self.places.tensors if self.places else ())]
+        places = [] if self.places is None else [self.places.values]
+        return [self.x, self.y, *self.masks, *places]
 
     @classmethod
     def of(cls, size: int | None, tensors: Sequence[Tensor]) -> "_Batch":
@@ -71,8 +72,8 @@ class _Batch(NamedTuple):
         x, y, *others = tensors
         if size is None:
             return cls(x, y, others)
-        masks = len(others) - PLACES
-        return cls(x, y, others[:masks], Places(size, others[masks:]))
+        *masks, values = others
+        return cls(x, y, masks, Places(size, values))
 
 
 class _Job(NamedTuple):
@@ -327,13 +328,14 @@ class _Training:
             weights = self.program.weights
             costs = [replica.steady for replica in group]
             self.steady = torch.tensor(costs, dtype=weights.dtype, device=weights.device)
-        self.gradient: Call = self._gradient
-        if devices.records(self.program.weights.device):
+        self.recordings = None
+        if devices.has_graphs(self.program.weights.device):
             pixels = self.windows.pixels if self.windows is not None else []
-            self.gradient = Recorded(self._gradient, [*self.program.statistics(), *pixels])
+            state = [*self.program.statistics(), *pixels]
+            self.recordings = Recordings(self.program.weights.device, state)
         self.seeds = list(dict.fromkeys(replica.seed for replica in group))
         rows = [self.seeds.index(replica.seed) for replica in group]
-        self.row_of_seed = torch.tensor(rows, device=self.program.weights.device)
+        self.mask_rows = torch.tensor(rows, device=self.program.weights.device)
         self.histories = [History() for _ in group]
         self.sources = [path.source for path in self.paths if path.source is not None]
         self.held_out = [path.held_out for path in self.paths if path.held_out is not None]
@@ -392,8 +394,7 @@ class _Training:
         right = torch.zeros(len(self.group), dtype=torch.int64, device=self.program.weights.device)
         n = len(self.paths[0])
         for batch in self._batches(taus, epoch):
-            size = batch.places.size if batch.places else None
-            loss, guessed = self.gradient(size, batch.tensors())
+            loss, guessed = self._forward_backward(batch)
             self.optimiser.step()
             for callback, net in self.watching:
                 callback.after_step(net)
@@ -401,11 +402,18 @@ class _Training:
             right = right + guessed
         return torch.stack(losses), right / n
 
+    def _forward_backward(self, batch: _Batch) -> tuple[Tensor, ...]:
+        """Put the gradient of a mini-batch in place; (r,) mean losses, and right answers."""
+        size = None if batch.places is None else batch.places.size
+        if self.recordings is None:
+            return self._gradient(size, batch.tensors())
+        return self.recordings.play(self._gradient, size, batch.tensors())
+
     def _gradient(self, size: int | None, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Put the gradient of a mini-batch in place; (r,) mean losses, and right answers.
+        """As `_forward_backward`; it may be recorded, so it reads no value on the CPU.
 
         Args:
-            size: of its windows, see `Places`; None without.
+            size: of the windows, see `Places`; None without.
             tensors: of `_Batch.tensors`.
         """
         x, y, masks, places = _Batch.of(size, tensors)
@@ -450,21 +458,21 @@ class _Training:
 
     def _shared(self, mask: Tensor) -> Tensor:
         """(r, n, ...) masks of the replicas, from (s, n, ...) of the seeds that they share."""
-        return mask if len(self.seeds) == len(self.group) else mask[self.row_of_seed]
+        return mask if len(self.seeds) == len(self.group) else mask[self.mask_rows]
 
     def _steps_ahead(self, example: Tensor, shapes: Sequence[tuple[float, torch.Size]]) -> int:
         """Of how many steps the mini-batches are made at once.
 
         On a CPU of one, which stays in its cache. On a GPU of as many as there is room for, mostly
         a whole epoch, so that what is drawn goes over once and not in each step; but at 2,500
-        images the masks of one network take 70 to 400 MB, and those of a stack would fill a GPU.
+        images the masks of one seed take 70 to 400 MB, and the inputs of one network 30 MB.
         """
         if example.device.type == "cpu":
             return 1
         inputs = example.numel() * len(self.group)
         masks = sum(shape.numel() for _, shape in shapes) * len(self.seeds)
         size = (inputs + masks) * example.element_size() * self.group[0].sgd.batch_size
-        return max(1, _AT_ONCE // size)
+        return max(1, _INPUT_BYTES // size)
 
     def _measured(
         self, taus: Sequence[float], losses: Tensor, right: Tensor
