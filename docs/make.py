@@ -53,6 +53,7 @@ from rtl_utils.statistics import FEWEST
 from rtl_utils.tables import seed_count
 
 HERE = Path(__file__).resolve().parent
+PICTURED = ("cifar-refit-all",)  # sweeps whose picture the README shows, beside their answers
 HEADLINE = ("scratch", "ft", "ut", "ct", "iso", "counter")  # methods in the README's table
 BEGIN = "<!-- begin: written by docs/make.py from the rows in results/ -->"
 END = "<!-- end -->"
@@ -192,9 +193,16 @@ def passing_parts() -> list[str]:
     answers = overview(PASSING_SWEEPS, FEWEST)
     if not answers:
         return []
+    pictures = [
+        f"![Flip rate over accuracy without shortcut, one panel per setting](docs/{name}.png)"
+        for name in PICTURED
+        if tables.stored(name).get("seed", pd.Series(dtype=int)).nunique() >= FEWEST
+    ]
     return [
         """**A transfer that passes?** The project's own methods, which do not know the shortcut, by
-        the same test. [The account](docs/method.md) says what they do.""",
+        the same test. [The account](docs/method.md) says what they do. In the grey areas of the
+        picture a method passes by its means; the tables say whether the tests agree.""",
+        *pictures,
         *answers,
     ]
 
