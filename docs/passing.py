@@ -127,39 +127,44 @@ def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def overview(names: Sequence[str], fewest: int = 1) -> list[str]:
-    """One line per setting: the answer on each method, with both differences of the means.
-
-    Rows that were trained on different devices stand in tables of their own.
+def overview(names: Sequence[str]) -> list[str]:
+    """Parts of a page: for each kind of device what passes, and one line per setting.
 
     Args:
         names: of sweeps; those without rows are left out.
-        fewest: seeds that a setting needs to be shown.
-
-    Returns:
-        Parts of a page; none where no setting has so many seeds.
     """
-    lines: dict[str, dict[str, dict[str, str]]] = {}
-    for name in names:
-        rows = tables.stored(name)
-        for text, part in settings(rows).items() if len(rows) else ():
-            biased = tables.shortcut_at_test(part)
-            count = biased.seed.nunique()
-            if count >= fewest:
-                own = lines.setdefault(trained_on(part), {})
-                own[text] = {"seeds": str(count)} | answer_cells(biased)
-    if not lines:
+    found = answer_tables(names)
+    if not found:
         return []
     parts = [
         """For each method the answer of the test, and in brackets the flips beyond training from
         scratch and the accuracy beyond fine-tuning, in points: means over the seeds, paired.
         With fewer than five seeds nothing is decided."""
     ]
-    for device, of_device in sorted(lines.items()):
-        table = pd.DataFrame.from_dict(of_device, orient="index").rename_axis("setting").fillna("")
-        table = table.rename(columns=tables.label)
+    for device, table in found.items():
         parts += [f"{device}. {passes(table)}", tables.markdown(table)]
     return parts
+
+
+def answer_tables(names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Where networks were trained -> the answers: a line per setting, a column per method.
+
+    Rows that were trained on different devices stand in tables of their own.
+    """
+    lines: dict[str, dict[str, dict[str, str]]] = {}
+    for name in names:
+        rows = tables.stored(name)
+        for text, part in settings(rows).items() if len(rows) else ():
+            biased = tables.shortcut_at_test(part)
+            own = lines.setdefault(trained_on(part), {})
+            own[text] = {"seeds": str(biased.seed.nunique())} | answer_cells(biased)
+    return {
+        device: pd.DataFrame.from_dict(of_device, orient="index")
+        .rename_axis("setting")
+        .fillna("")
+        .rename(columns=tables.label)
+        for device, of_device in sorted(lines.items())
+    }
 
 
 def passes(table: pd.DataFrame) -> str:
