@@ -23,6 +23,7 @@ from rtl_utils.training import Sgd
 SWEEPS = {path.stem: path for path in sorted((root() / "sweeps").glob("*.yaml"))}
 CLAIMS = ("table1", "table3", "salman")
 ON_DIGITS = ("digits", "digits-methods", "digits-frozen", "digits-map")
+ON_DIGITS += ("digits-refit", "digits-shortcuts")
 PAPER = ("table1", "table3", "salman", "stuck", "images", "synthetic", "task-distances")
 TRAININGS = root() / "sweeps" / "trainings.ipynb"
 DEFAULTS = headless.default_parameters(TRAININGS)
