@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -97,3 +98,12 @@ def test_cells_of_the_page_are_those_of_the_exported_rows(page):
                 more = (flips[method] - flips["scratch"]).mean()
                 gain = (clean[method] - clean["ft"]).mean()
                 assert cell.endswith(f"({100 * more:+z.1f}, {100 * gain:+z.1f})")
+
+
+def test_no_interval_of_flips_is_cut_off_in_a_picture(docs):
+    passing, figures = docs("passing"), docs("figures")
+    for name in passing.PASSING_SWEEPS:
+        figure = figures.settings_figure(name)
+        for ax in figure.axes:
+            assert ax.get_ylim()[1] > min(1, ax.dataLim.y1)
+        plt.close(figure)
