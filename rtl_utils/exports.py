@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ _ORDER = (
 )
 _EMPTY = pd.DataFrame()
 _FORMATS = (".csv", ".parquet")
+_AS_TEXT: dict[str, Any] = {"dtype": str, "keep_default_na": False}
 
 Asked = tuple[str, Mapping[str, Any]]  # key of a run, and its record as it was asked for
 
@@ -119,8 +121,9 @@ def publish(
 ) -> Published:
     """Write the rows of a sweep as one CSV file per seed, and a manifest that says what made them.
 
-    The file of a seed that is not finished is replaced only if it holds nothing that the store
-    lacks.
+    What the store lacks of the runs that are asked for is taken from the file, if an earlier
+    publication wrote it there: seeds and cases can be added on another machine. The file of a seed
+    that is still not finished is replaced only if nothing in it would be lost.
 
     Args:
         sweep: its name.
@@ -139,16 +142,17 @@ def publish(
     """
     declared = {} if declared is None else declared
     asked = asked_by(tasks, store, declared)
-    rows = rows_of(asked, store)
-    if not len(rows):
+    stored = rows_of(asked, store)
+    if not len(stored):
         raise ValueError(
             f"{store.folder} has no finished run of the sweep {shown(sweep)}; run "
             f"`rtl batch sweeps/{sweep}.yaml` first, or name its folder"
         )
+    rows = _with_published(stored, folder, {key for key, _ in asked})
     executed = {task: seeds for task, seeds in tasks.items() if task not in declared}
     unfinished = _unfinished(asked, set(rows.run), store, executed)
     parts: dict[int, pd.DataFrame] = {
-        seed: rows[rows.seed == seed] for seed in sorted(set(rows.seed.tolist()))
+        seed: rows[rows.seed == str(seed)] for seed in sorted(set(stored.seed.tolist()))
     }
     paths = {seed: folder / f"seed-{seed}.csv" for seed in parts}
     kept = [seed for seed in parts if seed in unfinished and _lacks(parts[seed], paths[seed])]
@@ -158,12 +162,29 @@ def publish(
             f"{folder} hold rows that it lacks; run `rtl batch sweeps/{sweep}.yaml` first"
         )
     written = [seed for seed in parts if seed not in kept]
-    command = _command(folder, set(rows.run), command)
+    command = _command(folder, set(stored.run), command)
     for seed in written:
         _write(parts[seed], paths[seed])
     _write_manifest(sweep, folder, command, note)
     runs = pd.concat([parts[seed] for seed in written]).run.nunique()
     return Published(int(runs), sorted(unfinished), kept)
+
+
+def _with_published(stored: pd.DataFrame, folder: Path, asked: Collection[str]) -> pd.DataFrame:
+    """Rows as text, in an order of their own: stored ones, and those that only the files have.
+
+    Args:
+        stored: by `rows_of`.
+        folder: of the files.
+        asked: keys of the runs that are wanted.
+    """
+    parts = [pd.read_csv(StringIO(_text(stored)), **_AS_TEXT)]
+    for file in sorted(folder.glob("seed-*.csv")):
+        published = pd.read_csv(file, **_AS_TEXT)
+        parts.append(published[published.run.isin(set(asked) - set(stored.run))])
+    rows: pd.DataFrame = pd.concat(parts, ignore_index=True).fillna("")
+    order = dict.fromkeys([*_ORDER, *rows])
+    return rows.sort_values(list(order), ignore_index=True, kind="stable")
 
 
 def _unfinished(
@@ -227,4 +248,9 @@ def _write(rows: pd.DataFrame, path: Path) -> None:
         if path.suffix.lower() == ".parquet":
             rows.to_parquet(temporary, index=False)
         else:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
+            temporary.write_text(_text(rows), encoding="utf-8", newline="")
+
+
+def _text(rows: pd.DataFrame) -> str:
+    """Rows as CSV."""
+    return rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")

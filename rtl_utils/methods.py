@@ -20,7 +20,7 @@ from rtl_utils.paths import Path
 from rtl_utils.randomness import generator
 from rtl_utils.refits import refit
 from rtl_utils.schedules import CONSTANT, schedule
-from rtl_utils.training import History, Replica, Sgd, fit, no_room, one_thread
+from rtl_utils.training import History, Replica, Sgd, Window, fit, no_room, one_thread
 
 _APPEARANCE = ("label", "colour", "marker", "reference", "knows")  # fields that decide no number
 _MEASURED_PAIRS = 500  # random pairs over which an information length is averaged
@@ -50,7 +50,7 @@ class Method:
             afterwards; 0 for none, and in place of it may stand `Setup.backbone_share`.
         refit: smoothing of `refits.refit` at tau = 1, which comes before the training; 0 for none.
         rescaled: whether each filter then gets the norm of a fresh one (`models.rescale`).
-        windows: sides of adversarial windows on copies of training images, see `Replica`.
+        windows: sizes of adversarial windows on copies of training images, see `Replica`.
         steady: weight of the change of the answer between both, likewise.
         held_out: share of the target's training examples that an adaptive schedule looks at; they
             are not trained on.
@@ -76,7 +76,7 @@ class Method:
     backbone_share: float = 0.0
     refit: float = 0.0
     rescaled: bool = False
-    windows: tuple[float, ...] = ()
+    windows: tuple[Window, ...] = ()
     steady: float = 0.0
     held_out: float = 0.0
     decorrelated: bool = False

@@ -325,12 +325,12 @@ def trade_off(
     for method in [m for m in METHODS if m in set(final.method)]:
         accuracy = _interval(final, method, "clean_accuracy")
         _cross(accuracy, _interval(final, method, "flip_rate"), ax, method)
-    accuracies = final[final.metric == "clean_accuracy"].groupby("method").value.mean()
-    left = accuracies.min() - 0.05
-    right = accuracies.max() + 0.05
+    left, right = (float(x) for x in ax.dataLim.intervalx)  # with the intervals
+    left = max(0.0, left) - 0.03
+    right = min(1.0, right) + 0.03
     most_flips = _interval(final, "scratch", "flip_rate").mean + allowed
     ax.fill_between(
-        [accuracies["ft"] - inferior, right],
+        [_interval(final, "ft", "clean_accuracy").mean - inferior, right],
         -0.03,
         most_flips,
         color="grey",

@@ -176,17 +176,14 @@ def test_two_pairs_that_share_a_run_from_scratch_are_both_published(tmp_path):
         exports.publish("pairs", store, tmp_path / "pairs", "command", tasks)
 
 
-@pytest.mark.parametrize("trouble", ["stopped", "never begun", "seeds unknown", "run lost"])
+@pytest.mark.parametrize("trouble", ["stopped", "never begun", "seeds unknown"])
 def test_seed_that_is_not_finished_is_named_and_loses_no_row(store, tmp_path, trouble):
     folder = tmp_path / "tiny"
     exports.publish("tiny", store, folder, "first", TASKS)
     before = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
     task = next(iter(TASKS))
     tasks, unfinished = dict(TASKS), [0]
-    if trouble == "run lost":
-        change(store, f"DELETE FROM runs WHERE run = '{SCRATCH.key}'")
-    else:
-        use(store, task, FT, status="running")  # it begins again, and has got that far
+    use(store, task, FT, status="running")  # it begins again, and has got that far
     if trouble == "never begun":
         change(store, f"DELETE FROM tasks WHERE task = '{task}'")
     elif trouble == "seeds unknown":
@@ -203,13 +200,37 @@ def test_seed_that_is_not_finished_is_named_and_loses_no_row(store, tmp_path, tr
     assert set(pd.read_csv(folder / "seed-0.csv").run) == {FT.key, SCRATCH.key}
 
 
+def test_what_a_store_lacks_of_the_runs_asked_for_is_taken_from_the_files(store, tmp_path):
+    """As on a second machine, which trains the seeds or cases that the first did not."""
+    folder = tmp_path / "tiny"
+    exports.publish("tiny", store, folder, "first", TASKS)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    second = Store(tmp_path / "second")
+    added = replace(FT, method="mixup")
+    for run in (FT, added):
+        save(second, run)
+    first, other = TASKS
+    known = {first: [FT, SCRATCH, added], other: [replace(FT, seed=1)]}
+    published = exports.publish("tiny", second, folder, "second", TASKS, declared=known)
+    assert published == (3, [], [])  # seed 1 is not of this store, and its file stays
+    assert (folder / "seed-1.csv").read_bytes() == whole["seed-1.csv"]
+    rows = pd.read_csv(folder / "seed-0.csv")
+    assert set(rows.run) == {FT.key, SCRATCH.key, added.key}
+    assert not rows.duplicated(["run", "metric"]).any()
+    assert json.loads((folder / "manifest.json").read_text())["command"] == "second"
+    taken = [line for line in whole["seed-0.csv"].splitlines() if SCRATCH.key.encode() in line]
+    assert len(taken) == 2 and set(taken) <= set((folder / "seed-0.csv").read_bytes().splitlines())
+    exports.publish("tiny", second, folder, "third", TASKS, declared=known | {first: [FT, added]})
+    assert set(pd.read_csv(folder / "seed-0.csv").run) == {FT.key, added.key}
+
+
 def test_files_that_only_unfinished_seeds_could_replace_are_left_in_one_sentence(store, tmp_path):
     folder = tmp_path / "tiny"
     exports.publish("tiny", store, folder, "first", TASKS)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     little = Store(tmp_path / "little")
     save(little, FT)
-    use(little, next(iter(TASKS)), FT, SCRATCH)
+    use(little, next(iter(TASKS)), FT, status="running")
     with pytest.raises(ValueError, match=r"'tiny' is not finished in .*little.*hold rows that it"):
         exports.publish("tiny", little, folder, "second", TASKS)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -100,10 +100,12 @@ def test_cells_of_the_page_are_those_of_the_exported_rows(page):
                 assert cell.endswith(f"({100 * more:+z.1f}, {100 * gain:+z.1f})")
 
 
-def test_no_interval_of_flips_is_cut_off_in_a_picture(docs):
+def test_no_interval_is_cut_off_in_a_picture(docs):
     passing, figures = docs("passing"), docs("figures")
     for name in passing.PASSING_SWEEPS:
         figure = figures.settings_figure(name)
         for ax in figure.axes:
+            left, right = ax.get_xlim()
             assert ax.get_ylim()[1] > min(1, ax.dataLim.y1)
+            assert left < max(0, ax.dataLim.x0) and right >= min(1, ax.dataLim.x1)
         plt.close(figure)

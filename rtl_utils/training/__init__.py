@@ -3,7 +3,7 @@
 from rtl_utils.training._room import no_room
 from rtl_utils.training._windows import VERSION as WINDOW_VERSION
 from rtl_utils.training.loop import VERSION, example_loss, fit, one_thread
-from rtl_utils.training.records import Callback, History, Replica, TrainingDiverged
+from rtl_utils.training.records import Callback, History, Replica, TrainingDiverged, Window
 from rtl_utils.training.sgd import PULL_VERSION, Sgd, epochs_of
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Replica",
     "Sgd",
     "TrainingDiverged",
+    "Window",
     "epochs_of",
     "example_loss",
     "fit",

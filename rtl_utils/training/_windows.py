@@ -17,7 +17,7 @@ from torch import Tensor
 from rtl_utils.data import as_float
 from rtl_utils.randomness import generator
 from rtl_utils.training._programs import Program
-from rtl_utils.training.records import Replica
+from rtl_utils.training.records import Replica, Window, window_sides
 
 VERSION = 3  # raised when a window changes, so that stored runs are not taken for new ones
 _SHARE = 0.5  # of the images of a mini-batch that have a copy
@@ -53,7 +53,7 @@ class Places(NamedTuple):
 class Windows:
     """The windows of a group of replicas, and how they grow.
 
-    Where there are several sizes they take turns, one size per mini-batch. In training BatchNorm's
+    Where there are several sizes they take turns, one per mini-batch. In training BatchNorm's
     statistics are those of examples and copies together.
 
     Args:
@@ -61,7 +61,7 @@ class Windows:
         program: their networks.
         example: (1, c, h, w) inputs, for their shape, type and device.
 
-    pixels: (r, k, c, s, s) for each side s, one window per replica and output, as network inputs.
+    pixels: (r, k, c, h, w) for each size, one window per replica and output, as network inputs.
     """
 
     def __init__(self, group: Sequence[Replica], program: Program, example: Tensor) -> None:
@@ -70,8 +70,7 @@ class Windows:
         self.room = example.shape[-1]
         black, white = as_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
         self.lowest, self.highest = black, white
-        sides = [max(1, round(share * self.room)) for share in group[0].windows]
-        self.pixels = [self._drawn(side, example) for side in sides]
+        self.pixels = [self._drawn(window, example) for window in group[0].windows]
         self.turn = 0
 
     def draw(self, n: int, epoch: int) -> list[Tensor]:
@@ -112,17 +111,19 @@ class Windows:
         count = max(1, round(_SHARE * x.shape[1]))
         return _planted(x[:, :count], pixels, _Places(*(values[:, :count] for values in last)))
 
-    def _drawn(self, side: int, example: Tensor) -> Tensor:
-        """(r, k, c, side, side) windows of random pixels."""
-        size = (self.group[0].net.head.out_features, example.shape[1], side, side)
-        drawn = [generator(replica.seed, "window", side).random(size) for replica in self.group]
+    def _drawn(self, window: Window, example: Tensor) -> Tensor:
+        """(r, k, c, h, w) windows of random pixels."""
+        height, width = (max(1, round(share * self.room)) for share in window_sides(window))
+        size = (self.group[0].net.head.out_features, example.shape[1], height, width)
+        position = height if height == width else (height << 16) + width  # one per size
+        drawn = [generator(r.seed, "window", position).random(size) for r in self.group]
         pixels = torch.from_numpy(np.stack(drawn)).to(example.dtype).to(example.device)
         scaled: Tensor = pixels * (self.highest - self.lowest) + self.lowest
         return scaled
 
     def _corners(self, pixels: Tensor, n: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """(ascents + 1, n) outputs whose windows are planted, and rows and columns of corners."""
-        highest = [pixels.shape[1], *[self.room - pixels.shape[-1] + 1] * 2]
+        highest = [pixels.shape[1], *(self.room - side + 1 for side in pixels.shape[-2:])]
         return [rng.integers(0, most, (_ASCENTS + 1, n)) for most in highest]
 
     def _grown(self, x: Tensor, before: Tensor, places: _Places) -> Tensor:
@@ -153,11 +154,11 @@ def changed(output: Tensor, examples: int) -> Tensor:
 
 def _planted(x: Tensor, pixels: Tensor, places: _Places) -> Tensor:
     """(r, b, c, h, w) inputs with one window on each image."""
-    side = torch.arange(pixels.shape[-1], device=x.device)
+    height, width = (torch.arange(side, device=x.device) for side in pixels.shape[-2:])
     replica = torch.arange(len(x), device=x.device)[:, None, None, None]
     image = torch.arange(x.shape[1], device=x.device)[:, None, None]
-    down = places.down[..., None, None] + side[:, None]
-    across = places.across[..., None, None] + side
+    down = places.down[..., None, None] + height[:, None]
+    across = places.across[..., None, None] + width
     windows = pixels[replica[..., 0, 0], places.output].permute(0, 1, 3, 4, 2)
     planted = x.clone()
     planted[replica, image, :, down, across] = windows

@@ -11,6 +11,13 @@ from rtl_utils.paths import Path
 from rtl_utils.schedules import CONSTANT, Schedule
 from rtl_utils.training.sgd import Sgd
 
+Window = float | tuple[float, float]  # the side of a square, or height and width
+
+
+def window_sides(window: Window) -> tuple[float, float]:
+    """Height and width of a window, as shares of an image's side."""
+    return window if isinstance(window, tuple) else (window, window)
+
 
 class Callback(Protocol):
     """What is called during a training, and may gather what it sees.
@@ -53,8 +60,8 @@ class Replica:
         seed: of everything that the training draws.
         sgd: how SGD runs.
         callback: called after each epoch.
-        windows: sides of adversarial windows on the training images (`_windows`), as shares of an
-            image's side; they take turns.
+        windows: sizes of adversarial windows on the training images (`_windows`), as shares of an
+            image's side: one number for a square, or height and width; they take turns.
         steady: weight of the divergence between the answers to an image and to its copy with a
             window, in the loss.
 
@@ -71,12 +78,12 @@ class Replica:
     seed: int
     sgd: Sgd = Sgd()
     callback: Callback | None = None
-    windows: tuple[float, ...] = ()
+    windows: tuple[Window, ...] = ()
     steady: float = 0.0
 
     def __post_init__(self) -> None:
         n = len(self.path)
-        if not all(0 < side <= 1 for side in self.windows):
+        if not all(0 < side <= 1 for window in self.windows for side in window_sides(window)):
             raise ValueError(
                 "sides of windows must be more than 0 and at most 1 (a whole side); got "
                 f"{self.windows!r}"
