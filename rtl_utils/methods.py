@@ -191,6 +191,13 @@ METHODS: dict[str, Method] = {
         windows=(0.125, 0.25),
         steady=1.0,
     ),
+    "band": Method(
+        "fine-tuning with adversarial bands",
+        "#556B2F",
+        "$\\equiv$",
+        "this course",
+        windows=((0.0625, 1.0), (1.0, 0.0625)),  # thin, across the whole image
+    ),
     "refit-window": Method(
         "refit, then windows",
         "#4B0082",
