@@ -15,6 +15,7 @@ from rtl_utils.training._windows import Windows, changed
 from rtl_utils.training.loop import _train
 
 WIDTH = (4, 4, 8, 8)
+BANDS = ((0.125, 1.0), (1.0, 0.125))
 SGD = Sgd(lr=0.05, epochs=2, batch_size=8)
 
 
@@ -119,8 +120,9 @@ def score(windows, x, pixels, places):
     return float(outputs[0, torch.arange(len(shown[0])), places.output[0]].mean())
 
 
-def test_stack_with_windows_equals_each_alone(replica):
-    together, alone = ([replica(seed) for seed in range(2)] for _ in range(2))
+@pytest.mark.parametrize("windows", [(0.25,), BANDS], ids=["squares", "bands"])
+def test_stack_with_windows_equals_each_alone(replica, windows):
+    together, alone = ([replica(seed, windows) for seed in range(2)] for _ in range(2))
     _train(together, Stacked, "cpu")
     for one, other in zip(together, alone, strict=True):
         _train([other], Single, "cpu")
@@ -144,6 +146,26 @@ def test_sizes_take_turns_and_each_grows_in_its_own(replica):
         assert grew == [side == s for s in (2, 4, 8)]
 
 
+def test_bands_lie_across_the_whole_image(replica):
+    one = replica(windows=BANDS)
+    example = as_float(one.path.target.x_train[:1], torch.float64)
+    windows = Windows([one], Single([one.net]), example)
+    assert [pixels.shape for pixels in windows.pixels] == [(1, 5, 3, 2, 16), (1, 5, 3, 16, 2)]
+    assert not torch.equal(*(pixels.flatten() for pixels in windows.pixels))  # drawn apart
+    x = inputs(one)
+    n = x.shape[1]
+    for epoch, (height, width) in enumerate([(2, 16), (16, 2)] * 3):
+        places = windows.places(windows.draw(n, epoch), slice(0, n))
+        copies = windows.copies(x, places)
+        differs = (copies != x[:, : n // 2])[0].any(1)  # (m, h, w)
+        for image in range(n // 2):
+            label, down, across = (int(part[0, image]) for part in places.parts()[-1])
+            there = (slice(down, down + height), slice(across, across + width))
+            band = windows.pixels[places.size][0, label]
+            torch.testing.assert_close(copies[0, image][:, *there], band)
+            assert differs[image].sum() == differs[image][there].sum() > 0
+
+
 def test_windows_change_the_training_and_none_is_plain_training(replica):
     nets = {}
     for windows in ((), (0.25,)):
@@ -157,7 +179,7 @@ def test_windows_change_the_training_and_none_is_plain_training(replica):
     assert not torch.equal(nets[0.25,][weight], nets[()][weight])
 
 
-@pytest.mark.parametrize("side", [-0.25, 0.0, 1.5, float("nan")])
+@pytest.mark.parametrize("side", [-0.25, 0.0, 1.5, float("nan"), (1.0, 0.0), (1.5, 0.25)])
 def test_a_side_out_of_range_is_refused(replica, side):
     with pytest.raises(ValueError, match=r"sides of windows must be more than 0 .*; got"):
         replica(windows=(0.25, side))
