@@ -66,7 +66,7 @@ BEGIN = "<!-- begin: written by docs/make.py from the rows in results/ -->"
 END = "<!-- end -->"
 BEGIN_BUTTONS = "<!-- begin: written by docs/make.py from CITATION.cff -->"
 END_BUTTONS = "<!-- end: buttons -->"
-BEGIN_TRIALS = "<!-- begin: written by docs/make.py from docs/trials.csv -->"
+BEGIN_TRIALS = "<!-- begin: written by docs/make.py from docs/trials*.csv -->"
 END_TRIALS = "<!-- end: trials -->"
 
 

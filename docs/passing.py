@@ -16,6 +16,7 @@ from rtl_utils.statistics import FEWEST
 
 PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
 TRIALS = Path(__file__).with_name("trials.csv")
+SHAPES = Path(__file__).with_name("trials-shapes.csv")  # of windows, which came later
 SHOWN = {  # trials in the account: text in the file -> what is said of it there
     "fine-tuning": "",
     "rescaled": "`rescale`",
@@ -35,6 +36,7 @@ SHOWN = {  # trials in the account: text in the file -> what is said of it there
     "refit 0.3, copies with windows of half, a changed answer costs 1": "",
     "refit 0.3, rescaled, windows of 1/8 and 1/4 on half": "",
 }
+_INHERITED = "inherited flips, points"
 _SETTING = [*tables.PAIR, "patch", "averaged"]
 
 
@@ -47,26 +49,31 @@ def passing_page() -> str:
         *[passing_section(name) for name in PASSING_SWEEPS],
         "## Trials that the settings were chosen from",
         "See [what was tried](method.md#what-was-tried).",
-        tables.markdown(trials_table()),
+        tables.markdown(trials_table(TRIALS)),
+        "Windows of other shapes, which came later:",
+        tables.markdown(trials_table(SHAPES)),
         commands(PASSING_SWEEPS),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def trials_table() -> pd.DataFrame:
-    """One row per trial, one column per pair: both differences of the test, and the seeds.
+def trials_table(file: Path) -> pd.DataFrame:
+    """One row per trial, one column per pair and shortcut: differences of the test, and seeds.
 
     All with 50 images per class and averaged weights.
+
+    Args:
+        file: of one series of trials.
     """
-    rows = pd.read_csv(TRIALS)
+    rows = pd.read_csv(file)
     rows = rows[(rows.n_train == 50) & (rows.weights == "averaged")]
     columns = {}
-    for (source, target), part in rows.groupby(list(tables.PAIR)):
+    for (source, target, patch), part in rows.groupby([*tables.PAIR, "patch"]):
         values = part.pivot(index="seed", columns="trial")
         flips = values["flip_rate"].sub(values["flip_rate", "from scratch"], axis=0)
         clean = values["clean_accuracy"].sub(values["clean_accuracy", "fine-tuning"], axis=0)
         both = flips.notna() & clean.notna()
-        columns[f"{source} → {target}"] = {
+        columns[f"{source} → {target}, {patch}"] = {
             trial: f"{100 * flips[trial][both[trial]].mean():+z.1f}, "
             f"{100 * clean[trial][both[trial]].mean():+z.1f} ({both[trial].sum()})"
             for trial in both
@@ -75,18 +82,29 @@ def trials_table() -> pd.DataFrame:
     return pd.DataFrame(columns).fillna("").rename_axis("trial").sort_index()
 
 
+def variants(file: Path) -> set[str]:
+    """What was tried in one series of trials, without the references."""
+    return {
+        name
+        for name in pd.read_csv(file).trial
+        if name != "fine-tuning" and "from scratch" not in name
+    }
+
+
 def shown_trials() -> str:
     """The trials of the account, and how many there were."""
-    table = trials_table()
-    names = set(pd.read_csv(TRIALS).trial)
-    tried = {name for name in names - {"fine-tuning"} if "from scratch" not in name}
-    known = table.loc[list(SHOWN)]
+    known = trials_table(TRIALS).loc[list(SHOWN)]
     known.insert(0, "method", list(SHOWN.values()))
+    first = variants(TRIALS)
+    later = variants(SHAPES) - first
     return paragraphs(
-        f"""{len(tried)} variants were tried after that. Here are some of them; [all
+        f"""{len(first)} variants were tried after that. Here are some of them; [all
         results](passing.md#trials-that-the-settings-were-chosen-from) has those whose references
         were trained too.""",
         tables.markdown(known),
+        f"""{len(later)} variants came later, with windows of other shapes, and with shortcuts of
+        other shapes. Their backbones are new ones, so windows have other numbers than above.""",
+        tables.markdown(trials_table(SHAPES)),
     )
 
 
@@ -143,7 +161,34 @@ def overview(names: Sequence[str]) -> list[str]:
     ]
     for device, table in found.items():
         parts += [f"{device}. {passes(table)}", tables.markdown(table)]
+    inherited = inherited_table(names)
+    if len(inherited):
+        parts += [
+            """Flips from the biased backbone minus those from a clean one, in points, with 95 %
+            intervals: what a method inherits. Where it is about 0 while the flips are few, the
+            method is not just steadier against whatever is pasted.""",
+            tables.markdown(inherited),
+        ]
     return parts
+
+
+def inherited_table(names: Sequence[str]) -> pd.DataFrame:
+    """Inherited flips: a line per setting in which several methods started from both backbones.
+
+    Args:
+        names: of sweeps.
+    """
+    lines = {}
+    for name in names:
+        rows = tables.stored(name)
+        for text, part in settings(rows).items() if len(rows) else ():
+            columns = tables.shortcut_columns(part, ["method"])
+            found = columns.get(_INHERITED, pd.Series(dtype=str))
+            found = found[found != ""]
+            if len(found) > 1:
+                lines[text] = found.rename(tables.label).to_dict()
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("setting")
+    return table.fillna("")
 
 
 def answer_tables(names: Sequence[str]) -> dict[str, pd.DataFrame]:

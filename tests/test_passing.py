@@ -80,6 +80,20 @@ def test_clean_source_stands_beside_the_setting_that_it_explains(page):
     assert table.loc["ft", "inherited flips, points"].startswith("25.0")
 
 
+def test_inherited_flips_are_listed_where_several_methods_have_both_backbones(page, monkeypatch):
+    biased = rows_of({0.25: {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "window": (0.12, 0.6)}})
+    clean = rows_of({0.25: {"ft": (0.15, 0.6), "window": (0.11, 0.6)}}).assign(source_shortcut=None)
+    alone = rows_of({0.25: {"ft": (0.2, 0.6)}}, patch="tint")
+    alone = pd.concat([alone, alone.assign(source_shortcut=None, tested="tint on 4")])
+    rows = pd.concat([biased, clean, alone], ignore_index=True)
+    monkeypatch.setattr(tables, "stored", {"a": rows, "b": rows[:0]}.get)
+    found = page.inherited_table(["a", "b"])
+    (line,) = found.to_dict("records")
+    assert list(line) == ["fine-tuning", "fine-tuning with adversarial windows"]
+    assert [text.split()[0] for text in line.values()] == ["25.0", "1.0"]
+    assert page.inherited_table(["b"]).empty
+
+
 def test_too_few_seeds_decide_nothing(page):
     methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "refit": (0.1, 0.7)}
     (part,) = page.settings(rows_of({0.25: methods}, seeds=range(4))).values()
