@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sections import MARGINS, answers_of, method_parts, references
-from wording import capitalised, commands, of_sweep, paragraphs, training
+from wording import capitalised, commands, of_sweep, paragraphs, training, uncapitalised
 
 from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS
@@ -37,7 +37,7 @@ SHOWN = {  # trials in the account: text in the file -> what is said of it there
     "refit 0.3, rescaled, windows of 1/8 and 1/4 on half": "",
 }
 _INHERITED = "inherited flips, points"
-_SETTING = [*tables.PAIR, "patch", "averaged"]
+_SETTING = [*tables.PAIR, "patch", "averaged", "device"]
 
 
 def passing_page() -> str:
@@ -125,8 +125,9 @@ def introduction() -> str:
 def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Text of each setting -> its rows, from biased and from clean sources.
 
-    A setting is a pair of tasks, a shortcut, a number of images, a number of epochs, and whether
-    the weights are averaged.
+    A setting is a pair of tasks, a shortcut, a number of images, a number of epochs, whether the
+    weights are averaged, and the kind of device: a CPU and a GPU round differently, so their seeds
+    are not averaged.
 
     Args:
         rows: of one sweep.
@@ -134,11 +135,16 @@ def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     target = tables.clean_target(rows)
     carried = target.source_shortcut.fillna(target.tested).fillna("ball")
     target = target.assign(
-        patch=carried.str.split(" on ").str[0], averaged=target.averaged.fillna(0)
+        patch=carried.str.split(" on ").str[0],
+        averaged=target.averaged.fillna(0),
+        device=target.get("device", pd.Series(index=target.index, dtype=str)).fillna(""),
     )
+    several = len(recorded(target, "device")) > 1
     found = {}
-    for (source, to, patch, averaged), part in target.groupby(_SETTING, sort=False):
+    for (source, to, patch, averaged, _), part in target.groupby(_SETTING, sort=False):
         weights = "averaged weights" if averaged else "last weights"
+        if several:
+            weights += f", {uncapitalised(trained_on(part))}"
         for size, own in tables.by_images(part).items():
             images = tables.images_text(size)
             found[f"{source} → {to}, {patch}, {images}, {weights}"] = own
@@ -232,7 +238,7 @@ def passes(table: pd.DataFrame) -> str:
 def trained_on(rows: pd.DataFrame) -> str:
     """The kind of device that the networks of some rows were trained on."""
     kinds = {"cpu": "a CPU", "cuda": "a GPU", "mps": "Apple's GPU"}
-    found = [kinds[kind] for kind in recorded(rows, "device")]
+    found = [kinds[kind] for kind in recorded(rows, "device") if kind]
     return f"Trained on {tables.listed(found)}" if found else "Trained on an unknown device"
 
 
