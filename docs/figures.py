@@ -182,6 +182,7 @@ def settings_figure(name: str) -> Figure:
         pair, _, rest = text.partition(", ")
         plotting.trade_off(part, ax, f"{pair}\n{rest}")
         ax.title.set_fontsize(10)
+        ax.locator_params(axis="x", nbins=6)
     highest = max(ax.dataLim.y1 for ax in figure.axes)  # with the intervals
     axes[0, 0].set_ylim(-0.03, min(1.0, highest) + 0.03)  # of all panels, whose axis is shared
     title = DATASETS[rows.dataset.iloc[0]].title

@@ -15,14 +15,7 @@ from distance_page import distances_page
 from figures import pictures
 from items import items_section
 from launch import address, buttons
-from passing import (
-    PASSING_SWEEPS,
-    answer_tables,
-    overview,
-    passes,
-    passing_page,
-    shown_trials,
-)
+from passing import PASSING_SWEEPS, answer_tables, overview, passes, passing_page
 from sections import (
     BEFORE_SWEEP,
     FROZEN_SWEEP,
@@ -44,6 +37,7 @@ from sections import (
     steps_section,
 )
 from synthetic import SYNTHETIC_SWEEP, synthetic_section
+from trials import shown_trials
 from wording import (
     ON_IMAGES,
     capitalised,

@@ -1,12 +1,12 @@
 """The page on transfers that keep a shortcut out, docs/passing.md, from the rows in results/."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sections import MARGINS, answers_of, method_parts, references
-from wording import capitalised, commands, of_sweep, paragraphs, training, uncapitalised
+from trials import trials_section
+from wording import capitalised, commands, of_sweep, paragraphs, training
 
 from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS
@@ -15,29 +15,8 @@ from rtl_utils.provenance import recorded
 from rtl_utils.statistics import FEWEST
 
 PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
-TRIALS = Path(__file__).with_name("trials.csv")
-SHAPES = Path(__file__).with_name("trials-shapes.csv")  # of windows, which came later
-SHOWN = {  # trials in the account: text in the file -> what is said of it there
-    "fine-tuning": "",
-    "rescaled": "`rescale`",
-    "random rectangles of one colour on half": "",
-    "refit against the source, lambda 10, lengths kept": "",
-    "refit 0.3": "`refit`",
-    "refit 0.3, rescaled": "",
-    "windows of 1/4 on a quarter": "",
-    "windows of 1/8 and 1/4 on a quarter": "",
-    "windows of 1/8 and 1/4 on half": "",
-    "copies with windows of half": "`window`",
-    "copies with windows of half, a changed answer costs 0.3": "",
-    "copies with windows of half, a changed answer costs 1": "`window-steady`",
-    "copies with windows of half, a changed answer costs 3": "",
-    "refit 0.1, windows of 1/8 and 1/4 on half": "",
-    "refit 0.3, windows of 1/8 and 1/4 on half": "before copies: `refit-window`",
-    "refit 0.3, copies with windows of half, a changed answer costs 1": "",
-    "refit 0.3, rescaled, windows of 1/8 and 1/4 on half": "",
-}
 _INHERITED = "inherited flips, points"
-_SETTING = [*tables.PAIR, "patch", "averaged", "device"]
+_SETTING = [*tables.PAIR, "patch", "averaged"]
 
 
 def passing_page() -> str:
@@ -47,65 +26,10 @@ def passing_page() -> str:
         "## Overview",
         paragraphs(*overview(PASSING_SWEEPS)) or "No rows yet.",
         *[passing_section(name) for name in PASSING_SWEEPS],
-        "## Trials that the settings were chosen from",
-        "See [what was tried](method.md#what-was-tried).",
-        tables.markdown(trials_table(TRIALS)),
-        "Windows of other shapes, which came later:",
-        tables.markdown(trials_table(SHAPES)),
+        trials_section(),
         commands(PASSING_SWEEPS),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def trials_table(file: Path) -> pd.DataFrame:
-    """One row per trial, one column per pair and shortcut: differences of the test, and seeds.
-
-    All with 50 images per class and averaged weights.
-
-    Args:
-        file: of one series of trials.
-    """
-    rows = pd.read_csv(file)
-    rows = rows[(rows.n_train == 50) & (rows.weights == "averaged")]
-    columns = {}
-    for (source, target, patch), part in rows.groupby([*tables.PAIR, "patch"]):
-        values = part.pivot(index="seed", columns="trial")
-        flips = values["flip_rate"].sub(values["flip_rate", "from scratch"], axis=0)
-        clean = values["clean_accuracy"].sub(values["clean_accuracy", "fine-tuning"], axis=0)
-        both = flips.notna() & clean.notna()
-        columns[f"{source} → {target}, {patch}"] = {
-            trial: f"{100 * flips[trial][both[trial]].mean():+z.1f}, "
-            f"{100 * clean[trial][both[trial]].mean():+z.1f} ({both[trial].sum()})"
-            for trial in both
-            if both[trial].any()
-        }
-    return pd.DataFrame(columns).fillna("").rename_axis("trial").sort_index()
-
-
-def variants(file: Path) -> set[str]:
-    """What was tried in one series of trials, without the references."""
-    return {
-        name
-        for name in pd.read_csv(file).trial
-        if name != "fine-tuning" and "from scratch" not in name
-    }
-
-
-def shown_trials() -> str:
-    """The trials of the account, and how many there were."""
-    known = trials_table(TRIALS).loc[list(SHOWN)]
-    known.insert(0, "method", list(SHOWN.values()))
-    first = variants(TRIALS)
-    later = variants(SHAPES) - first
-    return paragraphs(
-        f"""{len(first)} variants were tried after that. Here are some of them; [all
-        results](passing.md#trials-that-the-settings-were-chosen-from) has those whose references
-        were trained too.""",
-        tables.markdown(known),
-        f"""{len(later)} variants came later, with windows of other shapes, and with shortcuts of
-        other shapes. Their backbones are new ones, so windows have other numbers than above.""",
-        tables.markdown(trials_table(SHAPES)),
-    )
 
 
 def introduction() -> str:
@@ -125,9 +49,8 @@ def introduction() -> str:
 def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Text of each setting -> its rows, from biased and from clean sources.
 
-    A setting is a pair of tasks, a shortcut, a number of images, a number of epochs, whether the
-    weights are averaged, and the kind of device: a CPU and a GPU round differently, so their seeds
-    are not averaged.
+    A setting is a pair of tasks, a shortcut, a number of images, a number of epochs, and whether
+    the weights are averaged.
 
     Args:
         rows: of one sweep.
@@ -135,16 +58,11 @@ def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     target = tables.clean_target(rows)
     carried = target.source_shortcut.fillna(target.tested).fillna("ball")
     target = target.assign(
-        patch=carried.str.split(" on ").str[0],
-        averaged=target.averaged.fillna(0),
-        device=target.get("device", pd.Series(index=target.index, dtype=str)).fillna(""),
+        patch=carried.str.split(" on ").str[0], averaged=target.averaged.fillna(0)
     )
-    several = len(recorded(target, "device")) > 1
     found = {}
-    for (source, to, patch, averaged, _), part in target.groupby(_SETTING, sort=False):
+    for (source, to, patch, averaged), part in target.groupby(_SETTING, sort=False):
         weights = "averaged weights" if averaged else "last weights"
-        if several:
-            weights += f", {uncapitalised(trained_on(part))}"
         for size, own in tables.by_images(part).items():
             images = tables.images_text(size)
             found[f"{source} → {to}, {patch}, {images}, {weights}"] = own
@@ -170,31 +88,40 @@ def overview(names: Sequence[str]) -> list[str]:
     inherited = inherited_table(names)
     if len(inherited):
         parts += [
-            """Flips from the biased backbone minus those from a clean one, in points, with 95 %
-            intervals: what a method inherits. Where it is about 0 while the flips are few, the
-            method is not just steadier against whatever is pasted.""",
+            """What is inherited, where methods started from a clean backbone too. A method that
+            makes a network steadier against whatever is pasted flips less than fine-tuning from a
+            clean backbone as well; the inherited flips are the difference of both backbones, paired
+            by seed.""",
             tables.markdown(inherited),
         ]
     return parts
 
 
 def inherited_table(names: Sequence[str]) -> pd.DataFrame:
-    """Inherited flips: a line per setting in which several methods started from both backbones.
+    """Flips from both backbones, where several methods started from both.
 
     Args:
         names: of sweeps.
     """
-    lines = {}
+    lines = []
     for name in names:
         rows = tables.stored(name)
         for text, part in settings(rows).items() if len(rows) else ():
-            columns = tables.shortcut_columns(part, ["method"])
-            found = columns.get(_INHERITED, pd.Series(dtype=str))
-            found = found[found != ""]
-            if len(found) > 1:
-                lines[text] = found.rename(tables.label).to_dict()
-    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("setting")
-    return table.fillna("")
+            inherited = tables.shortcut_columns(part, ["method"]).get(_INHERITED, pd.Series())
+            flips = part[part.metric == "flip_rate"].assign(biased=part.source_shortcut.notna())
+            means = 100 * flips.groupby(["method", "biased"]).value.mean().unstack()
+            both = [method for method in inherited.index if inherited[method]]
+            for method in both if len(both) > 1 else ():
+                lines.append(
+                    {
+                        "setting": text,
+                        "method": tables.label(method),
+                        "flips from the biased backbone, %": f"{means.loc[method, True]:.1f}",
+                        "flips from a clean backbone, %": f"{means.loc[method, False]:.1f}",
+                        _INHERITED: inherited[method],
+                    }
+                )
+    return pd.DataFrame(lines).set_index("setting") if lines else pd.DataFrame()
 
 
 def answer_tables(names: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -238,7 +165,7 @@ def passes(table: pd.DataFrame) -> str:
 def trained_on(rows: pd.DataFrame) -> str:
     """The kind of device that the networks of some rows were trained on."""
     kinds = {"cpu": "a CPU", "cuda": "a GPU", "mps": "Apple's GPU"}
-    found = [kinds[kind] for kind in recorded(rows, "device") if kind]
+    found = [kinds[kind] for kind in recorded(rows, "device")]
     return f"Trained on {tables.listed(found)}" if found else "Trained on an unknown device"
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ _ORDER = (
 )
 _EMPTY = pd.DataFrame()
 _FORMATS = (".csv", ".parquet")
-_AS_TEXT: dict[str, Any] = {"dtype": str, "keep_default_na": False}
+_AS_TEXT = ("run", "commit", "package", "python", "torch")  # also where they look like numbers
 
 Asked = tuple[str, Mapping[str, Any]]  # key of a run, and its record as it was asked for
 
@@ -33,11 +32,13 @@ class Published(NamedTuple):
 
     Args:
         runs: how many were written.
-        unfinished: seeds of which a task is not done, or the store lacks a run.
-        kept: those among them whose files were left as they are, as they hold what the store lacks.
+        taken: how many of these the store lacks, and earlier files had.
+        unfinished: seeds of which a task is not done, or a run is in neither.
+        kept: those among them whose files were left as they are, as something would be lost.
     """
 
     runs: int
+    taken: int
     unfinished: list[int]
     kept: list[int]
 
@@ -56,19 +57,8 @@ def rows_of(runs: Iterable[Run | Asked], store: Store) -> pd.DataFrame:
         Columns run, those of `Run.columns`, status, metric, value and those of the provenance, in
         an order that depends on the values alone.
     """
-    described = []
-    for run in runs:
-        with suppress(AttributeError, KeyError, TypeError, ValueError):  # of another version
-            key, record = (run.key, run) if isinstance(run, Run) else (run[0], Run.of(run[1]))
-            described.append({"run": key, **record.columns()})
-    values = _values(dict.fromkeys(one["run"] for one in described), store)
-    if not len(values):
-        return pd.DataFrame(columns=[*_ORDER, "value"])
-    # what is asked for twice, or differs in nothing that a row says, is one run
-    records = pd.DataFrame(described).drop_duplicates()
-    order = dict.fromkeys([*_ORDER, *records])  # so that no two rows are alike
-    rows = records.merge(values, on="run")
-    return rows.sort_values(list(order), ignore_index=True, kind="stable")
+    described = _described(runs)
+    return _rows(described, _values(described.run, store))
 
 
 def write_rows(runs: Iterable[Run | Asked], store: Store, path: Path) -> pd.DataFrame:
@@ -121,9 +111,10 @@ def publish(
 ) -> Published:
     """Write the rows of a sweep as one CSV file per seed, and a manifest that says what made them.
 
-    What the store lacks of the runs that are asked for is taken from the file, if an earlier
-    publication wrote it there: seeds and cases can be added on another machine. The file of a seed
-    that is still not finished is replaced only if nothing in it would be lost.
+    What the store lacks of the runs that are asked for is taken from the files of an earlier
+    publication, if it was trained on the same kind of device: a case can be added on another
+    machine. The file of a seed that is still not finished is replaced only if no row of it would be
+    lost.
 
     Args:
         sweep: its name.
@@ -142,49 +133,51 @@ def publish(
     """
     declared = {} if declared is None else declared
     asked = asked_by(tasks, store, declared)
-    stored = rows_of(asked, store)
+    described = _described(asked)
+    stored = _values(described.run, store)
     if not len(stored):
         raise ValueError(
             f"{store.folder} has no finished run of the sweep {shown(sweep)}; run "
             f"`rtl batch sweeps/{sweep}.yaml` first, or name its folder"
         )
-    rows = _with_published(stored, folder, {key for key, _ in asked})
+    earlier = _published(folder, stored, set(described.run))
+    rows = _rows(described, pd.concat([stored, earlier], ignore_index=True))
     executed = {task: seeds for task, seeds in tasks.items() if task not in declared}
     unfinished = _unfinished(asked, set(rows.run), store, executed)
-    parts: dict[int, pd.DataFrame] = {
-        seed: rows[rows.seed == str(seed)] for seed in sorted(set(stored.seed.tolist()))
-    }
+    seeds = sorted(set(rows[rows.run.isin(stored.run)].seed.tolist()))
+    parts: dict[int, pd.DataFrame] = {seed: rows[rows.seed == seed] for seed in seeds}
     paths = {seed: folder / f"seed-{seed}.csv" for seed in parts}
     kept = [seed for seed in parts if seed in unfinished and _lacks(parts[seed], paths[seed])]
     if len(kept) == len(parts):
         raise ValueError(
             f"the sweep {shown(sweep)} is not finished in {store.folder}, and the files in "
-            f"{folder} hold rows that it lacks; run `rtl batch sweeps/{sweep}.yaml` first"
+            f"{folder} hold rows that would be lost; run `rtl batch sweeps/{sweep}.yaml` first"
         )
     written = [seed for seed in parts if seed not in kept]
     command = _command(folder, set(stored.run), command)
     for seed in written:
         _write(parts[seed], paths[seed])
     _write_manifest(sweep, folder, command, note)
-    runs = pd.concat([parts[seed] for seed in written]).run.nunique()
-    return Published(int(runs), sorted(unfinished), kept)
+    runs = {run for seed in written for run in parts[seed].run}
+    return Published(len(runs), len(runs & set(earlier.run)), sorted(unfinished), kept)
 
 
-def _with_published(stored: pd.DataFrame, folder: Path, asked: Collection[str]) -> pd.DataFrame:
-    """Rows as text, in an order of their own: stored ones, and those that only the files have.
+def _published(folder: Path, stored: pd.DataFrame, asked: Collection[str]) -> pd.DataFrame:
+    """What earlier files hold of runs that are asked for and not stored, as `_values` has it.
 
     Args:
-        stored: by `rows_of`.
         folder: of the files.
+        stored: values of runs that the store has; one from another kind of device is not joined.
         asked: keys of the runs that are wanted.
     """
-    parts = [pd.read_csv(StringIO(_text(stored)), **_AS_TEXT)]
+    parts = [stored[:0]]
     for file in sorted(folder.glob("seed-*.csv")):
-        published = pd.read_csv(file, **_AS_TEXT)
-        parts.append(published[published.run.isin(set(asked) - set(stored.run))])
-    rows: pd.DataFrame = pd.concat(parts, ignore_index=True).fillna("")
-    order = dict.fromkeys([*_ORDER, *rows])
-    return rows.sort_values(list(order), ignore_index=True, kind="stable")
+        rows = pd.read_csv(file, dtype=dict.fromkeys(_AS_TEXT, str)).reindex(columns=list(stored))
+        wanted = rows.run.isin(set(asked) - set(stored.run)) & rows.device.isin(stored.device)
+        # runs that share a key stand there once per description
+        parts.append(rows[wanted].drop_duplicates(["run", "metric"]))
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else stored[:0]
 
 
 def _unfinished(
@@ -229,9 +222,28 @@ def _write_manifest(sweep: str, folder: Path, command: str, note: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _described(runs: Iterable[Run | Asked]) -> pd.DataFrame:
+    """Key and columns of each run; what differs in nothing that a row says stands there once."""
+    described = []
+    for run in runs:
+        with suppress(AttributeError, KeyError, TypeError, ValueError):  # of another version
+            key, record = (run.key, run) if isinstance(run, Run) else (run[0], Run.of(run[1]))
+            described.append({"run": key, **record.columns()})
+    return pd.DataFrame(described or {"run": []}).drop_duplicates()
+
+
+def _rows(described: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
+    """Values beside the records of their runs, in an order that depends on both alone."""
+    if not len(values):
+        return pd.DataFrame(columns=[*_ORDER, "value"])
+    order = dict.fromkeys([*_ORDER, *described])  # so that no two rows are alike
+    rows = described.merge(values, on="run")
+    return rows.sort_values(list(order), ignore_index=True, kind="stable")
+
+
 def _values(keys: Iterable[str], store: Store) -> pd.DataFrame:
     """Values after training, a few runs at a time: all epochs of all runs may not fit."""
-    remaining = iter(keys)
+    remaining = iter(dict.fromkeys(keys))
     parts = []
     while part := list(islice(remaining, _AT_ONCE)):
         values = store.values(part)
@@ -248,9 +260,4 @@ def _write(rows: pd.DataFrame, path: Path) -> None:
         if path.suffix.lower() == ".parquet":
             rows.to_parquet(temporary, index=False)
         else:
-            temporary.write_text(_text(rows), encoding="utf-8", newline="")
-
-
-def _text(rows: pd.DataFrame) -> str:
-    """Rows as CSV."""
-    return rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+            rows.to_csv(temporary, index=False, float_format="%.6g")

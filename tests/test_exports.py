@@ -46,9 +46,9 @@ def use(store, task, *runs, status="done", sweep="tiny"):
         store.save_task(record(task, sweep)._replace(status=status))
 
 
-def save(store, run):
+def save(store, run, made=None):
     rows = [("val_loss", 0, 2.0), *((metric, -1, v + run.seed) for metric, v in VALUES.items())]
-    made = provenance("cpu", threads=1, seconds=2.0)
+    made = made or provenance("cpu", threads=1, seconds=2.0)
     store.save(run.key, asdict(run), rows, provenance=made, reads=reads(run))
 
 
@@ -130,7 +130,7 @@ def test_records_of_another_version_are_left_out(store):
 def test_sweep_is_published_as_a_file_per_seed_and_a_manifest(store, tmp_path):
     folder = tmp_path / "results" / "tiny"
     published = exports.publish("tiny", store, folder, "rtl batch tiny.yaml", TASKS, "a note")
-    assert published == (3, [], [])
+    assert published == (3, 0, [], [])
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "seed-0.csv", "seed-1.csv"]
     first = pd.read_csv(folder / "seed-0.csv")
     assert set(first.run) == {FT.key, SCRATCH.key} and set(first.seed) == {0}
@@ -145,7 +145,7 @@ def test_publishing_leaves_other_seeds_and_other_sweeps_alone(store, tmp_path):
     before = (folder / "seed-1.csv").read_bytes()
     save(store, replace(FT, seed=2))
     use(store, "2" * 16, replace(FT, seed=2), sweep="other")
-    assert exports.publish("other", store, folder, "second", {"2" * 16: [2]}) == (1, [], [])
+    assert exports.publish("other", store, folder, "second", {"2" * 16: [2]}) == (1, 0, [], [])
     assert (folder / "seed-1.csv").read_bytes() == before
     said = json.loads((folder / "manifest.json").read_text())
     assert list(said["runs_per_seed"]) == ["0", "1", "2"]
@@ -172,7 +172,7 @@ def test_two_pairs_that_share_a_run_from_scratch_are_both_published(tmp_path):
     exports.write_rows(store.asked(tasks), store, tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "pairs/seed-0.csv").read_bytes()
     use(store, [*tasks][1], status="running")  # the second pair's rows are all that would be lost
-    with pytest.raises(ValueError, match="hold rows that it lacks"):
+    with pytest.raises(ValueError, match="hold rows that would"):
         exports.publish("pairs", store, tmp_path / "pairs", "command", tasks)
 
 
@@ -189,10 +189,10 @@ def test_seed_that_is_not_finished_is_named_and_loses_no_row(store, tmp_path, tr
     elif trouble == "seeds unknown":
         tasks[task], unfinished = [], [0, 1]
     published = exports.publish("tiny", store, folder, "second", tasks)
-    assert published == (1, unfinished, [0])
+    assert published == (1, 0, unfinished, [0])
     assert {path.name: path.read_bytes() for path in folder.glob("*.csv")} == before
     (folder / "seed-0.csv").unlink()
-    assert exports.publish("tiny", store, folder, "third", tasks) == (2, unfinished, [])
+    assert exports.publish("tiny", store, folder, "third", tasks) == (2, 0, unfinished, [])
     assert len(pd.read_csv(folder / "seed-0.csv")) == len(VALUES)
     save(store, SCRATCH)
     use(store, task, FT, SCRATCH, status="running")
@@ -212,7 +212,7 @@ def test_what_a_store_lacks_of_the_runs_asked_for_is_taken_from_the_files(store,
     first, other = TASKS
     known = {first: [FT, SCRATCH, added], other: [replace(FT, seed=1)]}
     published = exports.publish("tiny", second, folder, "second", TASKS, declared=known)
-    assert published == (3, [], [])  # seed 1 is not of this store, and its file stays
+    assert published == (3, 1, [], [])  # seed 1 is not of this store, and its file stays
     assert (folder / "seed-1.csv").read_bytes() == whole["seed-1.csv"]
     rows = pd.read_csv(folder / "seed-0.csv")
     assert set(rows.run) == {FT.key, SCRATCH.key, added.key}
@@ -224,6 +224,54 @@ def test_what_a_store_lacks_of_the_runs_asked_for_is_taken_from_the_files(store,
     assert set(pd.read_csv(folder / "seed-0.csv").run) == {FT.key, added.key}
 
 
+def test_a_run_that_pairs_share_is_taken_for_each_of_them_that_asks(tmp_path):
+    """As from scratch, whose key reads no source: the file has it for the first pair alone."""
+    first, second = (
+        Run("cifar100", source, "flowers", "scratch", 0) for source in ("herbivores", "carnivores")
+    )
+    folder, store = tmp_path / "pairs", Store(tmp_path / "first")
+    save(store, first)
+    task = f"{0:016x}"
+    exports.publish("pairs", store, folder, "command", {task: [0]}, declared={task: [first]})
+    another, ft = Store(tmp_path / "second"), replace(second, method="ft")
+    save(another, ft)
+    known = {task: [second, ft]}
+    published = exports.publish("pairs", another, folder, "command", {task: [0]}, declared=known)
+    assert published == (2, 1, [], [])
+    rows = pd.read_csv(folder / "seed-0.csv")
+    assert set(zip(rows.source, rows.method, strict=True)) == {
+        ("carnivores", "scratch"),
+        ("carnivores", "ft"),
+    }
+
+
+def test_rows_keep_their_bytes_whichever_part_of_them_a_store_has(store, tmp_path):
+    backbone = FT.backbone()  # it has no target: that column has a gap
+    save(store, backbone)
+    known = {next(iter(TASKS)): [backbone, FT, SCRATCH]}
+    folder = tmp_path / "tiny"
+    exports.publish("tiny", store, folder, "first", TASKS, declared=known)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for lost in (backbone, SCRATCH):
+        change(store, f"DELETE FROM runs WHERE run = '{lost.key}'")
+        published = exports.publish("tiny", store, folder, "second", TASKS, declared=known)
+        assert published.taken > 0
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_rows_of_another_kind_of_device_are_not_joined(store, tmp_path):
+    folder = tmp_path / "tiny"
+    exports.publish("tiny", store, folder, "first", TASKS)
+    before = (folder / "seed-0.csv").read_bytes()
+    gpu = Store(tmp_path / "gpu")
+    made = provenance("cpu", threads=1, seconds=2.0) | {"device": "cuda"}
+    save(gpu, replace(FT, method="mixup"), made)
+    known = {next(iter(TASKS)): [FT, SCRATCH, replace(FT, method="mixup")]}
+    with pytest.raises(ValueError, match="hold rows that would be lost"):
+        exports.publish("tiny", gpu, folder, "second", TASKS, declared=known)
+    assert (folder / "seed-0.csv").read_bytes() == before
+
+
 def test_files_that_only_unfinished_seeds_could_replace_are_left_in_one_sentence(store, tmp_path):
     folder = tmp_path / "tiny"
     exports.publish("tiny", store, folder, "first", TASKS)
@@ -231,7 +279,7 @@ def test_files_that_only_unfinished_seeds_could_replace_are_left_in_one_sentence
     little = Store(tmp_path / "little")
     save(little, FT)
     use(little, next(iter(TASKS)), FT, status="running")
-    with pytest.raises(ValueError, match=r"'tiny' is not finished in .*little.*hold rows that it"):
+    with pytest.raises(ValueError, match=r"'tiny' is not finished in .*little.*would be lost"):
         exports.publish("tiny", little, folder, "second", TASKS)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -240,7 +288,7 @@ def test_diverged_run_has_no_rows_and_is_not_missing(store, tmp_path):
     wild = replace(FT, seed=1, n_train=5)
     store.save(wild.key, asdict(wild), [("val_loss", 0, 1e9)], message="it diverged")
     use(store, f"{1:016x}", replace(FT, seed=1), wild)
-    assert exports.publish("tiny", store, tmp_path / "tiny", "command", TASKS) == (3, [], [])
+    assert exports.publish("tiny", store, tmp_path / "tiny", "command", TASKS) == (3, 0, [], [])
 
 
 def test_task_whose_runs_are_declared_is_done_when_the_store_has_them(store, tmp_path):
@@ -249,10 +297,15 @@ def test_task_whose_runs_are_declared_is_done_when_the_store_has_them(store, tmp
     exports.publish("tiny", store, executed, "command", TASKS)
     change(store, f"DELETE FROM tasks WHERE task = '{first}'")
     change(store, f"DELETE FROM uses WHERE task = '{first}'")
-    assert exports.publish("tiny", store, tmp_path / "less", "command", TASKS) == (1, [0], [])
+    assert exports.publish("tiny", store, tmp_path / "less", "command", TASKS) == (1, 0, [0], [])
     folder = tmp_path / "declared"
     known = {first: [SCRATCH, FT]}
-    assert exports.publish("tiny", store, folder, "command", TASKS, declared=known) == (3, [], [])
+    assert exports.publish("tiny", store, folder, "command", TASKS, declared=known) == (
+        3,
+        0,
+        [],
+        [],
+    )
     for name in ("seed-0.csv", "seed-1.csv"):
         assert (folder / name).read_bytes() == (executed / name).read_bytes()
     more = {first: [SCRATCH, FT, replace(FT, n_train=5)]}

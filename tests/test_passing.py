@@ -72,19 +72,6 @@ def test_shortcuts_sizes_and_lengths_are_settings_of_their_own(page):
         assert not part.duplicated(["method", "seed", "metric"]).any()
 
 
-def test_seeds_of_a_cpu_and_of_a_gpu_are_not_averaged(page):
-    methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6)}
-    on_cpu = rows_of({0.25: methods}, seeds=range(5)).assign(device="cpu")
-    on_gpu = rows_of({0.25: methods}, seeds=range(5, 8)).assign(device="cuda")
-    found = page.settings(pd.concat([on_cpu, on_gpu], ignore_index=True))
-    usual = "a → b, ball, 50 images per class, averaged weights"
-    assert {text: set(part.seed) for text, part in found.items()} == {
-        f"{usual}, trained on a CPU": set(range(5)),
-        f"{usual}, trained on a GPU": {5, 6, 7},
-    }
-    assert list(page.settings(on_cpu)) == [usual]
-
-
 def test_clean_source_stands_beside_the_setting_that_it_explains(page):
     biased = rows_of({0.25: {"scratch": (0.1, 0.5), "ft": (0.4, 0.6)}})
     clean = rows_of({0.25: {"ft": (0.15, 0.6)}}).assign(source_shortcut=None)
@@ -101,9 +88,10 @@ def test_inherited_flips_are_listed_where_several_methods_have_both_backbones(pa
     rows = pd.concat([biased, clean, alone], ignore_index=True)
     monkeypatch.setattr(tables, "stored", {"a": rows, "b": rows[:0]}.get)
     found = page.inherited_table(["a", "b"])
-    (line,) = found.to_dict("records")
-    assert list(line) == ["fine-tuning", "fine-tuning with adversarial windows"]
-    assert [text.split()[0] for text in line.values()] == ["25.0", "1.0"]
+    assert list(found.method) == ["fine-tuning", "fine-tuning with adversarial windows"]
+    assert list(found["flips from the biased backbone, %"]) == ["40.0", "12.0"]
+    assert list(found["flips from a clean backbone, %"]) == ["15.0", "11.0"]
+    assert [text.split()[0] for text in found["inherited flips, points"]] == ["25.0", "1.0"]
     assert page.inherited_table(["b"]).empty
 
 

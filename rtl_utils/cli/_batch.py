@@ -368,12 +368,13 @@ def _publish(sweep: str, store: "Store", folder: Path, note: str, asked: _Asked)
     executed = len(declared) < len(tasks) or store.tasks(keys=tasks)
     command = f"rtl {'batch' if executed else 'train'} {sweep}"
     published = exports.publish(name, store, folder, command, tasks, note, declared)
-    say(f"Written: {folder} ({counted(published.runs, 'run')})")
+    taken = f", {published.taken} of them from its earlier files" if published.taken else ""
+    say(f"Written: {folder} ({counted(published.runs, 'run')}{taken})")
     if published.unfinished:
         complain(f"{name} is not finished for seeds {_listed(published.unfinished)}")
     if published.kept:
         kept = _listed(published.kept)
-        complain(f"the files of seeds {kept} hold more than this store, and are left as they are")
+        complain(f"the files of seeds {kept} hold rows that would be lost: they stay as they are")
     return 0
 
 
