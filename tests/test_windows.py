@@ -179,10 +179,27 @@ def test_windows_change_the_training_and_none_is_plain_training(replica):
     assert not torch.equal(nets[0.25,][weight], nets[()][weight])
 
 
-@pytest.mark.parametrize("side", [-0.25, 0.0, 1.5, float("nan"), (1.0, 0.0), (1.5, 0.25)])
-def test_a_side_out_of_range_is_refused(replica, side):
-    with pytest.raises(ValueError, match=r"sides of windows must be more than 0 .*; got"):
-        replica(windows=(0.25, side))
+@pytest.mark.parametrize(
+    "window",
+    [
+        -0.25,
+        0.0,
+        1.5,
+        float("nan"),
+        "0.25",
+        (1.0, 0.0),
+        (1.5, 0.25),
+        (0.25,),
+        (0.5, 0.5, 0.5),
+        [1, 1],
+    ],
+)
+def test_a_window_that_does_not_fit_is_refused(replica, window):
+    says = (
+        r"a window must be a side of more than 0 and at most 1 .*, or two of them in a tuple; got"
+    )
+    with pytest.raises(ValueError, match=says):
+        replica(windows=(0.25, window))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""Windows: small adversarial patches, one per output, on copies of a part of each mini-batch.
+"""Windows: adversarial patches, one per output, on copies of a part of each mini-batch.
 
-A network that relies on some small local pattern can be moved by a patch that is grown for it. A
-copy of an image that carries such a patch at a random place keeps its label, so the network must
-learn that a patch says nothing; with `Replica.steady` it also pays for each change of its answer.
-No knowledge of a shortcut is needed but that it is small and local.
+A network that relies on some local pattern can be moved by a patch that is grown for it. A copy of
+an image that carries such a patch at a random place keeps its label, so the network must learn that
+the patch says nothing; with `Replica.steady` it also pays for each change of its answer. No
+knowledge of a shortcut is needed, but a patch of the windows' shape must be able to do what it does.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -83,10 +83,10 @@ class Replica:
 
     def __post_init__(self) -> None:
         n = len(self.path)
-        if not all(0 < side <= 1 for window in self.windows for side in window_sides(window)):
+        if not all(map(_is_window, self.windows)):
             raise ValueError(
-                "sides of windows must be more than 0 and at most 1 (a whole side); got "
-                f"{self.windows!r}"
+                "a window must be a side of more than 0 and at most 1 (a whole side), or two of "
+                f"them in a tuple; got {self.windows!r}"
             )
         if not (0 <= self.steady < math.inf and (self.windows or not self.steady)):
             raise ValueError(
@@ -140,6 +140,14 @@ class Epoch(NamedTuple):
     weight_length: float
     source_loss: float | None = None
     target_loss: float | None = None
+
+
+def _is_window(window: Any) -> bool:
+    """Whether it is a side, or height and width, within an image."""
+    sides = window if isinstance(window, tuple) else (window, window)
+    return len(sides) == 2 and all(
+        isinstance(side, int | float) and 0 < side <= 1 for side in sides
+    )
 
 
 @dataclass
