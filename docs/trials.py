@@ -129,8 +129,8 @@ def shown_trials() -> str:
         results](passing.md#trials-that-the-settings-were-chosen-from) has those whose references
         were trained too.""",
         tables.markdown(known),
-        f"""{len(later)} variants came later, with windows of other shapes, and with other shortcuts. All
-        networks of this series were trained anew, also those from scratch, so the same methods have
-        other numbers than above.""",
+        f"""{len(later)} variants came later, with windows of other shapes, and with other
+        shortcuts. All networks of this series were trained anew, also those from scratch, so the
+        same methods have other numbers than above.""",
         tables.markdown(trials_table(SHAPES)),
     )

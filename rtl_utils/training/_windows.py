@@ -2,8 +2,8 @@
 
 A network that relies on some local pattern can be moved by a patch that is grown for it. A copy of
 an image that carries such a patch at a random place keeps its label, so the network must learn that
-the patch says nothing; with `Replica.steady` it also pays for each change of its answer. No
-knowledge of a shortcut is needed, but a patch of the windows' shape must be able to do what it does.
+the patch says nothing; with `Replica.steady` it also pays for each change of its answer. Nothing
+need be known of a shortcut, but a patch of the windows' shape must be able to do what it does.
 """
 
 from collections.abc import Sequence
