@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from distance_page import kind_seeds
 from matplotlib.figure import Figure
-from passing import PASSING_SWEEPS, settings
+from passing import PASSING_SWEEPS, compared
 from sections import CONDITION_NAMES, MAP_SWEEPS, METHOD_SWEEPS, SIZES_SWEEP, sweep_title
 from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
 from wording import ON_IMAGES, capitalised, transfers
@@ -171,7 +171,7 @@ def trade_offs(name: str) -> Figure:
 def settings_figure(name: str) -> Figure:
     """Flip rate over clean accuracy in each setting of a sweep on refits and windows."""
     rows = tables.stored(name)
-    parts = {text: tables.shortcut_at_test(part) for text, part in settings(rows).items()}
+    parts = compared(rows)
     columns = min(3, len(parts))
     lines = -(-len(parts) // columns)
     size = {"figsize": (4.6 * columns, 4.4 * lines + 0.8)}

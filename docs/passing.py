@@ -69,6 +69,16 @@ def settings(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
+def compared(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Text -> biased rows of each setting that has methods beside training from scratch and FT.
+
+    Args:
+        rows: of one sweep.
+    """
+    found = {text: tables.shortcut_at_test(part) for text, part in settings(rows).items()}
+    return {text: part for text, part in found.items() if set(part.method) - {"scratch", "ft"}}
+
+
 def overview(names: Sequence[str]) -> list[str]:
     """Parts of a page: for each kind of device what passes, and one line per setting.
 
@@ -132,9 +142,8 @@ def answer_tables(names: Sequence[str]) -> dict[str, pd.DataFrame]:
     lines: dict[str, dict[str, dict[str, str]]] = {}
     for name in names:
         rows = tables.stored(name)
-        for text, part in settings(rows).items() if len(rows) else ():
-            biased = tables.shortcut_at_test(part)
-            own = lines.setdefault(trained_on(part), {})
+        for text, biased in compared(rows).items() if len(rows) else ():
+            own = lines.setdefault(trained_on(biased), {})
             own[text] = {"seeds": str(biased.seed.nunique())} | answer_cells(biased)
     return {
         device: pd.DataFrame.from_dict(of_device, orient="index")

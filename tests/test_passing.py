@@ -95,6 +95,14 @@ def test_inherited_flips_are_listed_where_several_methods_have_both_backbones(pa
     assert page.inherited_table(["b"]).empty
 
 
+def test_a_setting_of_references_alone_is_not_counted_among_those_that_methods_pass(page):
+    methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6)}
+    rows = pd.concat([rows_of({0: methods}), rows_of({0.25: methods | {"window": (0.1, 0.7)}})])
+    assert len(page.settings(rows)) == 2
+    (text,) = page.compared(rows)
+    assert text.endswith("averaged weights")
+
+
 def test_too_few_seeds_decide_nothing(page):
     methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "refit": (0.1, 0.7)}
     (part,) = page.settings(rows_of({0.25: methods}, seeds=range(4))).values()
