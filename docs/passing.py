@@ -11,6 +11,7 @@ from wording import capitalised, commands, of_sweep, paragraphs, training
 from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS
 from rtl_utils.messages import counted
+from rtl_utils.methods import METHODS
 from rtl_utils.provenance import recorded
 from rtl_utils.statistics import FEWEST
 
@@ -120,7 +121,7 @@ def inherited_table(names: Sequence[str]) -> pd.DataFrame:
             inherited = tables.shortcut_columns(part, ["method"]).get(_INHERITED, pd.Series())
             flips = part[part.metric == "flip_rate"].assign(biased=part.source_shortcut.notna())
             means = 100 * flips.groupby(["method", "biased"]).value.mean().unstack()
-            both = [method for method in inherited.index if inherited[method]]
+            both = [method for method in METHODS if inherited.get(method)]
             for method in both if len(both) > 1 else ():
                 lines.append(
                     {
