@@ -155,7 +155,9 @@ SLIDES = """() => {
     const slide = Reveal.getCurrentSlide();
     const text = slide.cloneNode(true);
     text.querySelectorAll("aside, pre, mjx-container").forEach((part) => part.remove());
-    const shown = [...slide.querySelectorAll("*")].filter((part) => !part.closest("aside, svg"));
+    // formulas have a hidden copy for screen readers, which is clipped
+    const unseen = "aside, svg, mjx-assistive-mml";
+    const shown = [...slide.querySelectorAll("*")].filter((part) => !part.closest(unseen));
     const size = (part) => parseFloat(getComputedStyle(part).fontSize);
     seen.push({
       heading: slide.querySelector("h1, h2, h3")?.textContent,

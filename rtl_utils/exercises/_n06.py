@@ -12,7 +12,7 @@ from rtl_utils.exercises._records import Exercise, Wrong
 from rtl_utils.exercises._trained import final, shown
 from rtl_utils.settings import Settings
 
-_ANGLE = 1e-6  # arccos near 1 turns an error of 1e-16 into one of 1e-8
+_ANGLE = 1e-5  # arccos near 1 turns an error of 1e-16 into one of 1e-8, or 1e-6 in degrees
 _DIGITS = 1e-3  # a sum may be rounded to three decimals
 
 
