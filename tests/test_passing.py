@@ -103,6 +103,25 @@ def test_a_setting_of_references_alone_is_not_counted_among_those_that_methods_p
     assert text.endswith("averaged weights")
 
 
+def test_held_out_images_choose_the_largest_smoothing_that_costs_nothing_per_seed(
+    docs, tmp_path, monkeypatch
+):
+    trials = docs("trials")
+    lines = ["source,target,seed,trial,smoothing,held_out_accuracy,clean_accuracy,flip_rate"]
+    for seed, held_out in {0: (0.7, 0.6), 1: (0.6, 0.4)}.items():  # of two smoothings; FT has 0.6
+        lines.append(f"a,b,{seed},from scratch,,,0.5,0.1")
+        lines.append(f"a,b,{seed},fine-tuning,,0.6,0.7,0.4")
+        for smoothing, accuracy in zip((0.1, 1), held_out, strict=True):
+            lines.append(f"a,b,{seed},refit,{smoothing},{accuracy},0.7,{0.1 + smoothing / 10}")
+    file = tmp_path / "smoothing.csv"
+    file.write_text("\n".join(lines))
+    monkeypatch.setattr(trials, "SMOOTHING", file)
+    cells = trials.smoothing_table()["a → b"]
+    assert cells["0"] == "+0.0, +30.0, +0.0 (2)"
+    assert cells["1"] == "-10.0, +10.0, +0.0 (2)"
+    assert cells.iloc[-1] == "+0.0, +5.5, +0.0 (2)"  # 1 for the first seed, 0.1 for the second
+
+
 def test_too_few_seeds_decide_nothing(page):
     methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "refit": (0.1, 0.7)}
     (part,) = page.settings(rows_of({0.25: methods}, seeds=range(4))).values()

@@ -144,7 +144,7 @@ class Epoch(NamedTuple):
 
 def _is_window(window: Any) -> bool:
     """Whether it is a side, or height and width, within an image."""
-    sides = window if isinstance(window, tuple) else (window, window)
+    sides = window_sides(window)
     return len(sides) == 2 and all(
         isinstance(side, int | float) and 0 < side <= 1 for side in sides
     )
