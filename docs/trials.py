@@ -134,6 +134,6 @@ def shown_trials() -> str:
         shortcuts. All networks of this series were trained anew, also those from scratch, so the
         same methods have other numbers than above.""",
         tables.markdown(trials_table(SHAPES)),
-        f"""Last, the smoothing of a refit was tried with {smoothings} values, beside the accuracy on
-        held-out images.""",
+        f"""Last, the smoothing of a refit was tried with {smoothings} values, beside the
+        accuracy on held-out images.""",
     )
