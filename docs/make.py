@@ -15,7 +15,14 @@ from distance_page import distances_page
 from figures import pictures
 from items import items_section
 from launch import address, buttons
-from passing import PASSING_SWEEPS, answer_tables, overview, passes, passing_page
+from passing import (
+    PASSING_SWEEPS,
+    answer_tables,
+    inherited_table,
+    overview,
+    passes,
+    passing_page,
+)
 from sections import (
     BEFORE_SWEEP,
     FROZEN_SWEEP,
@@ -78,12 +85,14 @@ def pages() -> dict[str, str]:
     """Path in the checkout -> Markdown."""
     with warnings.catch_warnings():  # each section says what made its rows
         warnings.simplefilter("ignore", tables.MixedRowsWarning)
+        answers = answer_tables(PASSING_SWEEPS)
+        summary = overview(answers, inherited_table(PASSING_SWEEPS))
         return {
-            "README.md": readme(),
+            "README.md": readme(answers),
             "docs/results.md": results_page(),
             "docs/distances.md": distances_page(),
-            "docs/passing.md": passing_page(),
-            "docs/method.md": method_page(),
+            "docs/passing.md": passing_page(summary),
+            "docs/method.md": method_page(summary),
         }
 
 
@@ -120,17 +129,24 @@ def results_page() -> str:
 # --- the README's results -------------------------------------------------------------------------
 
 
-def readme() -> str:
-    """The README with its results and its buttons written anew between their marks."""
+def readme(answers: dict[str, pd.DataFrame]) -> str:
+    """The README with its results and its buttons written anew between their marks.
+
+    Args:
+        answers: of the project's own methods, see `answer_tables`.
+    """
     text = (HERE.parent / "README.md").read_text()
-    text = between(text, BEGIN, END, headline())
+    text = between(text, BEGIN, END, headline(answers))
     return between(text, BEGIN_BUTTONS, END_BUTTONS, buttons(address()))
 
 
-def method_page() -> str:
-    """The page on the method with its results and its trials written anew between their marks."""
-    text = (HERE / "method.md").read_text()
-    text = between(text, BEGIN, END, paragraphs(*overview(PASSING_SWEEPS)) or "No rows yet.")
+def method_page(summary: str) -> str:
+    """The page on the method with its results and its trials written anew between their marks.
+
+    Args:
+        summary: of the results, as `overview` writes it.
+    """
+    text = between((HERE / "method.md").read_text(), BEGIN, END, summary)
     return between(text, BEGIN_TRIALS, END_TRIALS, shown_trials())
 
 
@@ -141,10 +157,14 @@ def between(text: str, begin: str, end: str, new: str) -> str:
     return f"{before}{begin}\n\n{new}\n\n{end}{after}"
 
 
-def headline() -> str:
-    """What came out: the paper's claims on its images and on the digits, and who passes."""
+def headline(answers: dict[str, pd.DataFrame]) -> str:
+    """What came out: the paper's claims on its images and on the digits, and who passes.
+
+    Args:
+        answers: see `readme`.
+    """
     parts = [*claims_parts("cifar100"), *claims_parts("digits"), *methods_parts()]
-    parts += passing_parts()
+    parts += passing_parts(answers)
     return paragraphs(*parts) if parts else "No rows yet."
 
 
@@ -189,9 +209,12 @@ def methods_parts() -> list[str]:
     ]
 
 
-def passing_parts() -> list[str]:
-    """The project's own methods: in how many settings each passes, and a picture."""
-    answers = answer_tables(PASSING_SWEEPS)
+def passing_parts(answers: dict[str, pd.DataFrame]) -> list[str]:
+    """The project's own methods: in how many settings each passes, and a picture.
+
+    Args:
+        answers: see `readme`.
+    """
     if not answers:
         return []
     return [

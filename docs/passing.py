@@ -20,12 +20,16 @@ _INHERITED = "inherited flips, points"
 _SETTING = [*tables.PAIR, "patch", "averaged"]
 
 
-def passing_page() -> str:
-    """Every setting of the sweeps on refits and windows, with an overview of all."""
+def passing_page(summary: str) -> str:
+    """Every setting of the sweeps on refits and windows, with an overview of all.
+
+    Args:
+        summary: as `overview` writes it.
+    """
     sections = [
         introduction(),
         "## Overview",
-        paragraphs(*overview(PASSING_SWEEPS)) or "No rows yet.",
+        summary,
         *[passing_section(name) for name in PASSING_SWEEPS],
         trials_section(),
         commands(PASSING_SWEEPS),
@@ -80,23 +84,22 @@ def compared(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {text: part for text, part in found.items() if set(part.method) - {"scratch", "ft"}}
 
 
-def overview(names: Sequence[str]) -> list[str]:
-    """Parts of a page: for each kind of device what passes, and one line per setting.
+def overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
+    """For each kind of device what passes, and one line per setting.
 
     Args:
-        names: of sweeps; those without rows are left out.
+        answers: see `answer_tables`.
+        inherited: see `inherited_table`.
     """
-    found = answer_tables(names)
-    if not found:
-        return []
+    if not answers:
+        return "No rows yet."
     parts = [
         """For each method the answer of the test, and in brackets the flips beyond training from
         scratch and the accuracy beyond fine-tuning, in points: means over the seeds, paired.
         With fewer than five seeds nothing is decided."""
     ]
-    for device, table in found.items():
+    for device, table in answers.items():
         parts += [f"{device}. {passes(table)}", tables.markdown(table)]
-    inherited = inherited_table(names)
     if len(inherited):
         parts += [
             """What is inherited, where methods started from a clean backbone too. A method that
@@ -105,7 +108,7 @@ def overview(names: Sequence[str]) -> list[str]:
             by seed.""",
             tables.markdown(inherited),
         ]
-    return parts
+    return paragraphs(*parts)
 
 
 def inherited_table(names: Sequence[str]) -> pd.DataFrame:
@@ -139,6 +142,9 @@ def answer_tables(names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Where networks were trained -> the answers: a line per setting, a column per method.
 
     Rows that were trained on different devices stand in tables of their own.
+
+    Args:
+        names: of sweeps; those without rows are left out.
     """
     lines: dict[str, dict[str, dict[str, str]]] = {}
     for name in names:
@@ -180,20 +186,23 @@ def trained_on(rows: pd.DataFrame) -> str:
 
 
 def answer_cells(rows: pd.DataFrame) -> dict[str, str]:
-    """Method -> the answer, and both differences of the means in points.
+    """Method -> the answer, both differences of the means in points, and seeds if it lacks some.
 
     Args:
         rows: of one setting, from a biased source.
     """
-    answers = answers_of(rows)["keeps it out"]
+    answers = answers_of(rows)
+    every = rows.seed.nunique()
     cells = {}
     for method in claims.judged(rows):
         if method == "scratch":
             continue
         flips = _difference(rows, "flip_rate", method, "scratch")
         clean = _difference(rows, "clean_accuracy", method, "ft")
-        answer = answers[method].split(" (")[0]  # the seeds have a column of their own
-        cells[method] = f"{answer} ({flips:+z.1f}, {clean:+z.1f})"
+        answer = answers["keeps it out"][method].split(" (")[0]
+        seeds = answers["seeds"][method]
+        fewer = f", {counted(seeds, 'seed')}" if seeds < every else ""  # else a column says them
+        cells[method] = f"{answer} ({flips:+z.1f}, {clean:+z.1f}{fewer})"
     return cells
 
 

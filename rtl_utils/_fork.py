@@ -46,7 +46,7 @@ _LIBRARIES = (
     "sklearn.manifold",
     "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite",
-    "statsmodels.stats.multitest",
+    "statsmodels.stats.power",
     "torch",
     "tornado.platform.asyncio",
     "tornado.queues",

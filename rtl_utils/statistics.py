@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy import nan
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 CLAIMS = ("above", "below", "alike")
@@ -295,11 +294,19 @@ def untested(seeds: int) -> str:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """(m,) p-values adjusted by Holm's step-down method; NaN stays and does not count as a test."""
+    """(m,) p-values adjusted by Holm's step-down method; NaN stays and does not count as a test.
+
+    statsmodels' `multipletests` gives the same, but collects garbage at each call, which took a
+    third of the time of all pages of results.
+
+    Source: Holm (1979).
+    """
     adjusted = np.array(p, dtype=float)
-    tested = ~np.isnan(adjusted)
-    if tested.any():
-        adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
+    tested = np.flatnonzero(~np.isnan(adjusted))
+    ascending = tested[np.argsort(adjusted[tested])]
+    remaining = np.arange(len(ascending), 0, -1)  # hypotheses that are not rejected yet
+    steps = np.minimum(adjusted[ascending] * remaining, 1)
+    adjusted[ascending] = np.maximum.accumulate(steps)
     return adjusted
 
 

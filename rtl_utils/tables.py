@@ -540,7 +540,8 @@ def shortcut_columns(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     outer = list(by[:-1])
     from_scratch: dict[Any, str] = {}
     inherited: dict[Any, str] = {}
-    for key, part in rows.groupby(outer, sort=False) if outer else [((), rows)]:
+    flips = rows[rows.metric == "flip_rate"]
+    for key, part in flips.groupby(outer, sort=False) if outer else [((), flips)]:
         source = np.where(part.source_shortcut.notna(), "biased", "clean")
         part = part.assign(_source=source)
         for method in part.method.unique():
@@ -550,8 +551,8 @@ def shortcut_columns(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             from_scratch[place] = _points_of(biased_part, method, "scratch", "method")
             inherited[place] = _points_of(own, "biased", "clean", "_source")
     extra = {
-        "flips minus scratch, points": [from_scratch[key] for key in table.index],
-        "inherited flips, points": [inherited[key] for key in table.index],
+        "flips minus scratch, points": [from_scratch.get(key, "") for key in table.index],
+        "inherited flips, points": [inherited.get(key, "") for key in table.index],
         "stuck runs": _per_group(biased, by, stuck_text),
     }
     table = table.assign(**{name: texts for name, texts in extra.items() if any(texts)})

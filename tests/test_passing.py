@@ -128,6 +128,15 @@ def test_too_few_seeds_decide_nothing(page):
     assert page.answer_cells(part)["refit"] == "undecided (+0.0, +10.0)"
 
 
+def test_a_method_with_fewer_seeds_than_the_others_says_how_many(page):
+    rows = rows_of({0.25: {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "band": (0.1, 0.7)}})
+    rows = rows[(rows.method != "band") | (rows.seed > 0)]
+    (part,) = page.settings(rows).values()
+    cells = page.answer_cells(part)
+    assert cells["band"] == "yes (+0.0, +10.0, 5 seeds)"
+    assert cells["ft"] == "no (+30.0, +0.0)"
+
+
 def test_cells_of_the_page_are_those_of_the_exported_rows(page):
     # recomputed with pandas alone
     for name in page.PASSING_SWEEPS:
@@ -139,7 +148,7 @@ def test_cells_of_the_page_are_those_of_the_exported_rows(page):
             for method, cell in page.answer_cells(biased).items():
                 more = (flips[method] - flips["scratch"]).mean()
                 gain = (clean[method] - clean["ft"]).mean()
-                assert cell.endswith(f"({100 * more:+z.1f}, {100 * gain:+z.1f})")
+                assert f"({100 * more:+z.1f}, {100 * gain:+z.1f}" in cell
 
 
 def test_no_interval_is_cut_off_in_a_picture(docs):

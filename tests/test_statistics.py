@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from rtl_utils.statistics import (
@@ -203,6 +204,13 @@ def test_equivalence_is_that_of_statsmodels(x, margin):
     assume(np.ptp(x) > 1e-3)
     expected = DescrStatsW(np.array(x)).ttost_mean(-margin, margin)[0]
     assert evidence(x, "alike", margin).p == pytest.approx(expected)
+
+
+@given(p=st.lists(st.floats(0, 1), min_size=1, max_size=8), untested=st.integers(0, 3))
+def test_holm_is_that_of_statsmodels_and_leaves_out_what_was_not_tested(p, untested):
+    adjusted = holm([np.nan] * untested + p)
+    assert np.isnan(adjusted[:untested]).all()
+    assert adjusted[untested:] == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_a_verdict_uses_the_p_after_holm():
