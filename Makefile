@@ -8,8 +8,8 @@ READY := .venv/.ready$(addprefix -,$(TORCH))
 RTL := $(BIN)/python -m rtl_utils.cli
 # a file's tests stay together, as they share what is costly; the longest files come first
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder \
-  tests/test_notebooks.py tests/test_batch.py tests/test_batch_faults.py \
-  tests/test_notebook_changes.py tests/test_editions.py tests/test_site.py tests
+  tests/test_notebook_changes.py tests/test_batch.py tests/test_batch_faults.py \
+  tests/test_editions.py tests/test_devices.py tests/test_site.py tests
 
 pinned = $(1)==$(shell sed -n 's/^$(1)==//p' constraints.txt)+$(TORCH)
 CUDA = --extra-index-url $(TORCH_INDEX)/$(TORCH) $(call pinned,torch) $(call pinned,torchvision)

@@ -24,6 +24,7 @@ from rtl_utils.data import (
     OtherContentsWarning,
     Task,
     as_float,
+    at_most,
     check_task,
     cifar100,
     cifar100_arrays,
@@ -432,6 +433,14 @@ def test_n_train_is_images_per_class_and_leaves_validation_alone(pictures, seed,
     chosen = [x.numpy().tobytes() for x in small.x_train]
     assert len(set(chosen)) == 5 * n_train
     assert [known[x] for x in chosen] == small.y_train.tolist()
+
+
+@pytest.mark.parametrize(("n_train", "per_class"), [(2, 2), (9, 3), (None, 4)])
+def test_at_most_takes_the_smallest_class_where_a_task_has_fewer(pictures, n_train, per_class):
+    whole = pictures(per_class=4)
+    rows = slice(None) if n_train is None else slice(0, -1)  # one class has 3 images
+    task = replace(whole, x_train=whole.x_train[rows], y_train=whole.y_train[rows])
+    assert set(at_most(task, n_train, 0).y_train.bincount().tolist()) == {per_class}
 
 
 def test_n_train_of_a_regression_is_of_all(table):

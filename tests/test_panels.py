@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rtl_utils import experiments, methods, progress
-from rtl_utils.data import Shortcut
+from rtl_utils.data import Shortcut, at_most
 from rtl_utils.models import predict
 from rtl_utils.paths import Path
 from rtl_utils.refits import refit
@@ -245,6 +245,7 @@ def test_the_bars_of_the_refit_are_answers_of_the_refitted_backbone(tmp_path):
     experiments.run([SMALL], store)
     panel = RefitPanel(SMALL, store)
     source, target = tasks(SMALL)
+    source = at_most(source, SMALL.n_train, SMALL.seed)
     shortcut, label = SMALL.test
     planted = experiments.everywhere(target, shortcut, SMALL.seed)
     panel.image.value, panel.smoothing.value = 3, 0.3

@@ -9,6 +9,7 @@ from rtl_utils.data.synthetic import permute_features, synthetic, target_views
 from rtl_utils.data.task import (
     Task,
     as_float,
+    at_most,
     disjoint,
     hold_out,
     soft_labels,
@@ -25,6 +26,7 @@ __all__ = [
     "Shortcut",
     "Task",
     "as_float",
+    "at_most",
     "ball",
     "check_task",
     "cifar100",

@@ -146,6 +146,19 @@ def subset(task: Task, n_train: int, seed: int) -> Task:
     return replace(task, x_train=task.x_train[rows], y_train=task.y_train[rows])
 
 
+def at_most(task: Task, n_train: int | None, seed: int) -> Task:
+    """`subset`, or as many of each class as the smallest has where that is fewer.
+
+    Args:
+        task: the whole task.
+        n_train: see `subset`; None changes nothing.
+        seed: see `subset`.
+    """
+    if n_train is None:
+        return task
+    return subset(task, min(n_train, *map(len, _groups(task))), seed)
+
+
 def hold_out(task: Task, share: float, seed: int) -> tuple[Task, Task]:
     """Split the training data, so that a choice can be made on examples that are not scored.
 

@@ -8,6 +8,7 @@ import ipywidgets as ipw
 import numpy as np
 
 from rtl_utils import experiments
+from rtl_utils.data import at_most
 from rtl_utils.refits import refit
 from rtl_utils.runs import Run
 from rtl_utils.store import Store
@@ -43,13 +44,15 @@ class RefitPanel(Panel):
         super().__init__(
             "The refit",
             "Move tau: every layer of the backbone is refitted to the mixture of source and "
-            "target, and nothing is trained. The bars say how it answers to an image of the "
-            f"target without and with the shortcut. {CLASSES}",
+            "target, as many images of each, and nothing is trained. The bars say how it answers "
+            f"to an image of the target without and with the shortcut. {CLASSES}",
         )
         if run.test is None:
             raise ValueError(f"{run.dataset} has no shortcut; take a data set of images")
         shortcut, self._label = run.test
-        self._source, self._target = experiments.tasks(run)
+        source, self._target = experiments.tasks(run)
+        # as many images as the target has: a move of the slider should take no longer for tau < 1
+        self._source = at_most(source, run.n_train, run.seed)
         self._planted = experiments.everywhere(self._target, shortcut, run.seed)
         self._backbone = experiments.network(run.backbone(), store)
         classes = zip(self._source.class_names, self._target.class_names, strict=True)
