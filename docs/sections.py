@@ -189,8 +189,9 @@ def references(rows: pd.DataFrame) -> str:
     clean = rows[rows.source_shortcut.isna()]
     better = """Inherited flips have a better one, the same method from a clean backbone: they are
         the flips from the biased backbone minus those."""
-    return f"""The flips of training from scratch are a reference, but with few images it is less
-        accurate than a transferred network. {better if "flip_rate" in set(clean.metric) else ""}"""
+    return f"""The flips of training from scratch are a reference. It may be less accurate than a
+        transferred network, or more; the tables say which.
+        {better if "flip_rate" in set(clean.metric) else ""}"""
 
 
 def steps_section() -> str:

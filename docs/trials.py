@@ -14,6 +14,7 @@ SHOWN = {  # trials in the account: text in the file -> what is said of it there
     "fine-tuning": "",
     "rescaled": "`rescale`",
     "random rectangles of one colour on half": "",
+    "refit against the source, lambda 10": "",
     "refit against the source, lambda 10, lengths kept": "",
     "refit 0.3": "`refit`",
     "refit 0.3, rescaled": "",

@@ -268,8 +268,10 @@ def power_text(
     tests = dict(zip(methods, _non_inferiorities(rows, methods, allowed, inferior), strict=True))
     seeds = int(np.median([test.n for test in tests.values()]))
     others = {m: t for m, t in tests.items() if t.flips_sd > 0 and t.clean_sd > 0}
-    if seeds < FEWEST or not others:
+    if seeds < FEWEST:
         return f"With {seed_count(rows)} nothing is decided."
+    if not others:
+        return "Each of these methods is compared with itself in one of the tests; so no power."
     nearest = min(others, key=lambda method: others[method].yes)
     spreads = {
         f"those of {label(nearest)}, which comes nearest": _spreads(others[nearest]),
@@ -817,5 +819,6 @@ def _with_fine_tuning(matrix: Matrix, matrices: Mapping[str, Matrix]) -> str:
 def _methods_in(table: pd.DataFrame, column: str) -> str:
     """The methods whose answer in a column is "yes", with the verb: "A and B keep"."""
     passed = [label(method) for method in table.index[table[column] == "yes"]]
+    passed = [f'"{name}"' if "," in name else name for name in passed]
     verb = "keep" if len(passed) > 1 else "keeps"
     return f"{listed(passed) if passed else 'no method'} {verb}"

@@ -51,6 +51,8 @@ def refit(
 
     Raises:
         ValueError: for a tau or a smoothing out of range, or a tau below 1 without a source.
+
+    Source: this course; least squares layer by layer as in He et al. (2017), who prune.
     """
     if not 0 <= tau <= 1:
         raise ValueError(f"tau must lie between 0 (the source) and 1 (the target); got {tau!r}")
@@ -80,6 +82,8 @@ def imitated(weight: Tensor, covariance: Tensor, smoothing: float) -> Tensor:
         weight: (out, d) W.
         covariance: (d, d) C of the inputs.
         smoothing: eps as a share of the mean variance, 0 or more.
+
+    Source: ridge regression of the layer's outputs, Hoerl & Kennard (1970).
     """
     variance, directions = torch.linalg.eigh(covariance)
     eps = smoothing * covariance.diagonal().mean()

@@ -165,3 +165,24 @@ def test_wrong_values_are_refused_before_a_weight_moves(backbone, target, values
         refit(backbone, target, **values)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_refit_and_steps_leave_the_product_of_both_profiles_of_a_linear_backbone():
+    """The numbers of docs/method.md, where eps = 1 / (rate x steps)."""
+    rate, steps, n = 0.01, 100, 50
+    variance = torch.logspace(-3, 1, 9, dtype=torch.float64)
+    axes, _ = torch.linalg.qr(torch.randn(n, len(variance), generator=draw, dtype=torch.float64))
+    inputs = axes * (n * variance).sqrt()  # their second moments are diag(variance)
+    smoothing = 1 / (rate * steps * variance.mean())
+    refitted = imitated(torch.ones(1, len(variance)).double(), torch.diag(variance), smoothing)
+    net = nn.Linear(len(variance), 1, bias=False).double()
+    net.weight.data = refitted.clone()
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
+    for _ in range(steps):  # the new task is "answer 0", so what is left is the backbone's
+        optimizer.zero_grad()
+        (net(inputs).square().mean() / 2).backward()
+        optimizer.step()
+    replaced = 1 - torch.exp(-rate * steps * variance)
+    assert torch.allclose(net.weight[0], refitted[0] * (1 - replaced), atol=5e-3)
+    assert net.weight.max() <= 0.21
+    assert (refitted[0] - replaced).abs().max() <= 0.21

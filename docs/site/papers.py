@@ -13,6 +13,7 @@ PAPERS = {
     "Gao & Chaudhari (2020)": "https://arxiv.org/abs/2002.12406",
     "Gao & Chaudhari (2021)": "https://arxiv.org/abs/2011.00613",
     "He et al. (2017)": "https://arxiv.org/abs/1707.06168",
+    "Hoerl & Kennard (1970)": "https://doi.org/10.1080/00401706.1970.10488634",
     "Izmailov et al. (2018)": "https://arxiv.org/abs/1803.05407",
     "Krizhevsky (2009)": "https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf",
     "Kumar et al. (2022)": "https://arxiv.org/abs/2202.10054",

@@ -62,6 +62,9 @@ class Windows:
         example: (1, c, h, w) inputs, for their shape, type and device.
 
     pixels: (r, k, c, h, w) for each size, one window per replica and output, as network inputs.
+
+    Source: this course; patches by ascent as in Brown et al. (2017), trained against in a minimax
+    loop as in Zeng et al. (2022).
     """
 
     def __init__(self, group: Sequence[Replica], program: Program, example: Tensor) -> None:
@@ -146,6 +149,8 @@ def changed(output: Tensor, examples: int) -> Tensor:
     Args:
         output: (r, b + m, k) logits of b examples and of copies of the first m.
         examples: b.
+
+    Source: Zheng et al. (2016).
     """
     copies = output[:, examples:].log_softmax(-1)
     before = output[:, : copies.shape[1]].detach().log_softmax(-1)
