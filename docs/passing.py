@@ -219,9 +219,9 @@ def _difference(rows: pd.DataFrame, metric: str, method: str, reference: str) ->
 def seconds(rows: pd.DataFrame) -> str:
     """How long a training of each method took, as the rows say."""
     runs = tables.clean_target(rows).drop_duplicates("run")
-    means = runs.groupby("method").seconds.mean()
-    texts = [f"{tables.label(m)} {means[m]:.0f}" for m in METHODS if means.get(m, 0) > 0]
-    return f"Mean seconds per training: {'; '.join(texts)}." if texts else ""
+    medians = runs.groupby("method").seconds.median()
+    texts = [f"{tables.label(m)} {medians[m]:.0f}" for m in METHODS if medians.get(m, 0) > 0]
+    return f"Median seconds per training: {'; '.join(texts)}." if texts else ""
 
 
 @of_sweep
