@@ -1,16 +1,19 @@
 """The pictures of docs/: figures of the exported rows in results/."""
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from distance_page import kind_seeds
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from passing import PASSING_SWEEPS, compared
+from matplotlib.patches import Patch
+from passing import PASSING_SWEEPS, answer_tables, compared, picture_of
 from sections import CONDITION_NAMES, MAP_SWEEPS, METHOD_SWEEPS, SIZES_SWEEP, sweep_title
 from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
-from wording import ON_IMAGES, capitalised, transfers
+from wording import ON_IMAGES, capitalised, transfers, uncapitalised
 
 from rtl_utils import claims, distances, paper, plotting, tables
 from rtl_utils.data import DATASETS
@@ -18,6 +21,7 @@ from rtl_utils.runs import BACKBONE
 from rtl_utils.statistics import FEWEST
 from rtl_utils.tables import seed_count
 
+ANSWER_COLOURS = {"": "#FFFFFF", "no": "#F4C2A8", "undecided": "#ECECEC", "yes": "#A6D8BD"}
 IMAGES_PER_CLASS = {"digits": 126, "cifar100": 500}  # of a target, where it has all
 
 
@@ -28,7 +32,11 @@ def pictures() -> dict[str, Figure]:
     matrices = {kind: found[kind] for kind in paper.GAO_DISTANCES if kind in found}
     methods = {name: trade_offs(name) for name in METHOD_SWEEPS if not tables.stored(name).empty}
     passing = {name: settings_figure(name) for name in PASSING_SWEEPS if len(tables.stored(name))}
-    figures = {**methods, **passing, **learning_rate_maps()}
+    answers = {
+        picture_of(device): answers_figure(device, table)
+        for device, table in answer_tables(PASSING_SWEEPS).items()
+    }
+    figures = {**methods, **passing, **answers, **learning_rate_maps()}
     for dataset in ON_IMAGES:
         stored = tables.course(dataset)
         if stored.empty:
@@ -188,6 +196,46 @@ def settings_figure(name: str) -> Figure:
     title = DATASETS[rows.dataset.iloc[0]].title
     figure.suptitle(f"Shortcut test of refits and windows ({title}, {seed_count(rows)})")
     plotting.legend_below(figure, axes[0, 0])
+    return figure
+
+
+def answers_figure(device: str, table: pd.DataFrame) -> Figure:
+    """Which method passes where: a line per setting, a column per method, a colour per answer.
+
+    Args:
+        device: where the networks were trained, as a title.
+        table: one of `passing.answer_tables`.
+    """
+    cells = table.drop(columns="seeds")
+    words = cells.map(lambda cell: cell.partition(" ")[0])
+    kinds = words.apply(lambda column: column.map(list(ANSWER_COLOURS).index))
+    size = (3.6 + 1.15 * cells.shape[1], 1.8 + 0.5 * len(cells))
+    figure, ax = plt.subplots(figsize=size)
+    colours = ListedColormap(list(ANSWER_COLOURS.values()))
+    ax.imshow(kinds, cmap=colours, vmin=0, vmax=len(ANSWER_COLOURS) - 1, aspect="auto")
+    for i, j in np.argwhere((cells != "").to_numpy()):
+        numbers = cells.iloc[i, j].partition("(")[2].rstrip(")").replace("-", "−")
+        flips, clean, *seeds = numbers.split(", ")
+        text = "\n".join([f"{flips}, {clean}", *seeds])
+        weight = "bold" if words.iloc[i, j] == "yes" else "normal"
+        ax.text(j, i, text, ha="center", va="center", fontsize=9, weight=weight)
+    heads = [textwrap.fill(name, 15) for name in cells.columns]
+    ax.set_xticks(range(cells.shape[1]), heads, fontsize=9)
+    ax.xaxis.tick_top()
+    lines = [
+        f"{text.replace(', ', chr(10), 1)} ({seeds} seeds)" for text, seeds in table.seeds.items()
+    ]
+    ax.set_yticks(range(len(cells)), lines, fontsize=9)
+    ax.set_xticks(np.arange(1, cells.shape[1]) - 0.5, minor=True)
+    ax.set_yticks(np.arange(1, len(cells)) - 0.5, minor=True)
+    ax.grid(visible=False)
+    ax.grid(which="minor", color="white", linewidth=3, alpha=1)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    patches = [Patch(color=shade, label=word) for word, shade in ANSWER_COLOURS.items() if word]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3)
+    title = "Is the shortcut kept out? Flips beyond training from scratch, accuracy beyond FT"
+    figure.suptitle(f"{title} (points, {uncapitalised(device)})")
     return figure
 
 

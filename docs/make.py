@@ -18,8 +18,8 @@ from launch import address, buttons
 from passing import (
     PASSING_SWEEPS,
     answer_tables,
+    drawn_overview,
     inherited_table,
-    overview,
     passes,
     passing_page,
 )
@@ -44,7 +44,7 @@ from sections import (
     steps_section,
 )
 from synthetic import SYNTHETIC_SWEEP, synthetic_section
-from trials import shown_trials
+from trials import counts, trials_section
 from wording import (
     ON_IMAGES,
     capitalised,
@@ -72,10 +72,11 @@ END_TRIALS = "<!-- end: trials -->"
 
 
 def main() -> None:
-    """Write both pages and all pictures."""
+    """Write all pages and all pictures."""
     for name, text in pages().items():
         (HERE.parent / name).write_text(text)
     plotting.use_style()
+    plt.rcParams["figure.max_open_warning"] = 0  # all are open until they are saved
     for name, figure in pictures().items():
         figure.savefig(HERE / f"{name}.png")
         plt.close(figure)
@@ -86,13 +87,14 @@ def pages() -> dict[str, str]:
     with warnings.catch_warnings():  # each section says what made its rows
         warnings.simplefilter("ignore", tables.MixedRowsWarning)
         answers = answer_tables(PASSING_SWEEPS)
-        summary = overview(answers, inherited_table(PASSING_SWEEPS))
+        inherited = inherited_table(PASSING_SWEEPS)
         return {
             "README.md": readme(answers),
             "docs/results.md": results_page(),
             "docs/distances.md": distances_page(),
-            "docs/passing.md": passing_page(summary),
-            "docs/method.md": method_page(summary),
+            "docs/passing.md": passing_page(answers, inherited),
+            "docs/method.md": method_page(answers, inherited),
+            "docs/trials.md": trials_page(),
         }
 
 
@@ -140,14 +142,22 @@ def readme(answers: dict[str, pd.DataFrame]) -> str:
     return between(text, BEGIN_BUTTONS, END_BUTTONS, buttons(address()))
 
 
-def method_page(summary: str) -> str:
-    """The page on the method with its results and its trials written anew between their marks.
+def method_page(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
+    """The page on the method with its results and the number of trials written anew.
 
     Args:
-        summary: of the results, as `overview` writes it.
+        answers: of the project's own methods, see `answer_tables`.
+        inherited: see `inherited_table`.
     """
-    text = between((HERE / "method.md").read_text(), BEGIN, END, summary)
-    return between(text, BEGIN_TRIALS, END_TRIALS, shown_trials())
+    text = (HERE / "method.md").read_text()
+    text = between(text, BEGIN, END, drawn_overview(answers, inherited))
+    return between(text, BEGIN_TRIALS, END_TRIALS, counts())
+
+
+def trials_page() -> str:
+    """The page of trials with their tables written anew between their marks."""
+    text = (HERE / "trials.md").read_text()
+    return between(text, BEGIN_TRIALS, END_TRIALS, trials_section())
 
 
 def between(text: str, begin: str, end: str, new: str) -> str:

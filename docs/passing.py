@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from sections import MARGINS, answers_of, method_parts, references
-from trials import trials_section
-from wording import capitalised, commands, of_sweep, paragraphs, training
+from wording import capitalised, commands, of_sweep, paragraphs, training, uncapitalised
 
 from rtl_utils import claims, tables
 from rtl_utils.data import DATASETS
@@ -16,22 +15,24 @@ from rtl_utils.provenance import recorded
 from rtl_utils.statistics import FEWEST
 
 PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
+CELLS = """For each method the answer of the test, the flips beyond training from scratch and the
+accuracy beyond fine-tuning, in points: means over the seeds, paired."""
 _INHERITED = "inherited flips, points"
 _SETTING = [*tables.PAIR, "patch", "averaged"]
 
 
-def passing_page(summary: str) -> str:
+def passing_page(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
     """Every setting of the sweeps on refits and windows, with an overview of all.
 
     Args:
-        summary: as `overview` writes it.
+        answers: see `answer_tables`.
+        inherited: see `inherited_table`.
     """
     sections = [
         introduction(),
         "## Overview",
-        summary,
+        overview(answers, inherited),
         *[passing_section(name) for name in PASSING_SWEEPS],
-        trials_section(),
         commands(PASSING_SWEEPS),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -43,8 +44,9 @@ def introduction() -> str:
         "# A path that passes: all results",
         """Which method keeps a shortcut out, by the course's test: the source has the shortcut on
         one class, the target is clean, and the shortcut appears at test time. The methods and the
-        theory stand in [A transfer that passes](method.md); the page is written by `docs/make.py`
-        from the rows in `results/`.""",
+        theory stand in [A transfer that passes](method.md), the choice of their settings in
+        [The trials](trials.md); the page is written by `docs/make.py` from the rows in
+        `results/`.""",
         f"""{MARGINS} The p-values are adjusted by Holm's method over the methods of a setting. A
         method whose weights are averaged is compared with training from scratch and fine-tuning
         whose weights are averaged too.""",
@@ -94,21 +96,55 @@ def overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
     if not answers:
         return "No rows yet."
     parts = [
-        """For each method the answer of the test, and in brackets the flips beyond training from
-        scratch and the accuracy beyond fine-tuning, in points: means over the seeds, paired.
-        With fewer than five seeds nothing is decided."""
+        f"{CELLS} With fewer than five seeds nothing is decided.",
     ]
     for device, table in answers.items():
         parts += [f"{device}. {passes(table)}", tables.markdown(table)]
-    if len(inherited):
-        parts += [
-            """What is inherited, where several methods started from a clean backbone too. A method
-            that makes a network steadier against whatever is pasted flips less than fine-tuning
-            from a clean backbone as well; the inherited flips are the difference of both backbones,
-            paired by seed.""",
-            tables.markdown(inherited),
-        ]
-    return paragraphs(*parts)
+    return paragraphs(*parts, *inherited_parts(inherited))
+
+
+def drawn_overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
+    """The overview with a picture for its table.
+
+    Args:
+        answers: see `answer_tables`.
+        inherited: see `inherited_table`.
+    """
+    if not answers:
+        return "No rows yet."
+    parts = [
+        f"{CELLS} [All results](passing.md) have the intervals, the p-values and the seeds.",
+    ]
+    for device, table in answers.items():
+        alternative = f"The answer for each method in each setting, {uncapitalised(device)}"
+        parts += [f"{device}. {passes(table)}", f"![{alternative}]({picture_of(device)}.png)"]
+    return paragraphs(*parts, *inherited_parts(inherited))
+
+
+def picture_of(device: str) -> str:
+    """File name, without its ending, of the picture of all answers.
+
+    Args:
+        device: as `trained_on` says it.
+    """
+    return f"answers-{device.rsplit(maxsplit=1)[-1].lower()}"
+
+
+def inherited_parts(inherited: pd.DataFrame) -> list[str]:
+    """What is inherited, with its table.
+
+    Args:
+        inherited: see `inherited_table`.
+    """
+    if inherited.empty:
+        return []
+    return [
+        """What is inherited, where several methods started from a clean backbone too. A method
+        that makes a network steadier against whatever is pasted flips less than fine-tuning
+        from a clean backbone as well; the inherited flips are the difference of both backbones,
+        paired by seed.""",
+        tables.markdown(inherited),
+    ]
 
 
 def inherited_table(names: Sequence[str]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib.colors
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -150,6 +151,26 @@ def test_cells_of_the_page_are_those_of_the_exported_rows(page):
                 gain = (clean[method] - clean["ft"]).mean()
                 both = cell.split("(")[1].rstrip(")").split(", ")[:2]
                 assert both == [f"{100 * more:+z.1f}", f"{100 * gain:+z.1f}"]
+
+
+def test_the_picture_of_answers_has_each_cell_in_the_colour_of_its_answer(docs):
+    figures = docs("figures")
+    cells = {
+        "a": ["10", "yes (-1.0, +2.0)", ""],
+        "b": ["10", "no (+9.0, +0.0, 6 seeds)", "yes (+0.0, +0.1)"],
+    }
+    table = pd.DataFrame.from_dict(cells, orient="index", columns=["seeds", "one", "two"])
+    figure = figures.answers_figure("Trained on a CPU", table)
+    (ax,) = figure.axes
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    assert texts == {(0, 0): "−1.0, +2.0", (0, 1): "+9.0, +0.0\n6 seeds", (1, 1): "+0.0, +0.1"}
+    (image,) = ax.images
+    shades = image.cmap(image.norm(image.get_array()))
+    for (column, row), answer in {(0, 0): "yes", (0, 1): "no", (1, 1): "yes", (1, 0): ""}.items():
+        assert (
+            matplotlib.colors.to_hex(shades[row, column]).upper() == figures.ANSWER_COLOURS[answer]
+        )
+    plt.close(figure)
 
 
 def test_no_interval_is_cut_off_in_a_picture(docs):
