@@ -93,7 +93,7 @@ def pages() -> dict[str, str]:
             "docs/results.md": results_page(),
             "docs/distances.md": distances_page(),
             "docs/passing.md": passing_page(answers, inherited),
-            "docs/method.md": method_page(answers, inherited),
+            "docs/method.md": method_page(answers),
             "docs/trials.md": trials_page(),
         }
 
@@ -142,15 +142,14 @@ def readme(answers: dict[str, pd.DataFrame]) -> str:
     return between(text, BEGIN_BUTTONS, END_BUTTONS, buttons(address()))
 
 
-def method_page(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
+def method_page(answers: dict[str, pd.DataFrame]) -> str:
     """The page on the method with its results and the number of trials written anew.
 
     Args:
         answers: of the project's own methods, see `answer_tables`.
-        inherited: see `inherited_table`.
     """
     text = (HERE / "method.md").read_text()
-    text = between(text, BEGIN, END, drawn_overview(answers, inherited))
+    text = between(text, BEGIN, END, drawn_overview(answers))
     return between(text, BEGIN_TRIALS, END_TRIALS, counts())
 
 

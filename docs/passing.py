@@ -15,6 +15,10 @@ from rtl_utils.provenance import recorded
 from rtl_utils.statistics import FEWEST
 
 PASSING_SWEEPS = ("digits-refit", "digits-shortcuts", "cifar-refit", "cifar-refit-all")
+MAIN = (  # the sweep and the setting that the account has a table of
+    "digits-refit",
+    "digits-0-4 → digits-5-9, ball, 50 images per class, 20 epochs, averaged weights",
+)
 CELLS = """For each method the answer of the test, the flips beyond training from scratch and the
 accuracy beyond fine-tuning, in points: means over the seeds, paired."""
 _INHERITED = "inherited flips, points"
@@ -100,25 +104,49 @@ def overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
     ]
     for device, table in answers.items():
         parts += [f"{device}. {passes(table)}", tables.markdown(table)]
-    return paragraphs(*parts, *inherited_parts(inherited))
+    if len(inherited):
+        parts += [
+            """What is inherited, where several methods started from a clean backbone too. A method
+            that makes a network steadier against whatever is pasted flips less than fine-tuning
+            from a clean backbone as well; the inherited flips are the difference of both backbones,
+            paired by seed.""",
+            tables.markdown(inherited),
+        ]
+    return paragraphs(*parts)
 
 
-def drawn_overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
-    """The overview with a picture for its table.
+def drawn_overview(answers: dict[str, pd.DataFrame]) -> str:
+    """The main setting with its intervals, and a picture for the table of the overview.
 
     Args:
         answers: see `answer_tables`.
-        inherited: see `inherited_table`.
     """
     if not answers:
         return "No rows yet."
+    sweep, setting = MAIN
     parts = [
-        f"{CELLS} [All results](passing.md) have the intervals, the p-values and the seeds.",
+        f"""{setting}, {tables.seeds_text(tables.stored(sweep))}. Differences are paired by seed;
+        inherited flips are the flips from the biased backbone minus those from a clean one. p is
+        that of "yes", adjusted over the methods. Intervals are of 95 %, those of the test of
+        90 %.""",
+        tables.markdown(main_table()),
+        f"""Every setting. {CELLS} [All results](passing.md) have their intervals and p-values.""",
     ]
     for device, table in answers.items():
         alternative = f"The answer for each method in each setting, {uncapitalised(device)}"
         parts += [f"{device}. {passes(table)}", f"![{alternative}]({picture_of(device)}.png)"]
-    return paragraphs(*parts, *inherited_parts(inherited))
+    return paragraphs(*parts)
+
+
+def main_table() -> pd.DataFrame:
+    """The main setting: a line per method, with intervals."""
+    sweep, setting = MAIN
+    rows = settings(tables.stored(sweep))[setting]
+    shown = tables.shortcut_columns(rows, ["method"])
+    answers = answers_of(tables.shortcut_at_test(rows))
+    means = shown[["accuracy without shortcut, %", "flip rate, %", _INHERITED]]
+    tested = answers.drop(columns=["seeds", "p of no, Holm", "by the means"])
+    return means.join(tested, how="right").rename(index=tables.label)
 
 
 def picture_of(device: str) -> str:
@@ -128,23 +156,6 @@ def picture_of(device: str) -> str:
         device: as `trained_on` says it.
     """
     return f"answers-{device.rsplit(maxsplit=1)[-1].lower()}"
-
-
-def inherited_parts(inherited: pd.DataFrame) -> list[str]:
-    """What is inherited, with its table.
-
-    Args:
-        inherited: see `inherited_table`.
-    """
-    if inherited.empty:
-        return []
-    return [
-        """What is inherited, where several methods started from a clean backbone too. A method
-        that makes a network steadier against whatever is pasted flips less than fine-tuning
-        from a clean backbone as well; the inherited flips are the difference of both backbones,
-        paired by seed.""",
-        tables.markdown(inherited),
-    ]
 
 
 def inherited_table(names: Sequence[str]) -> pd.DataFrame:

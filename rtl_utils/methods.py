@@ -173,7 +173,7 @@ METHODS: dict[str, Method] = {
         "refit, then fine-tuning",
         "#2B2B9B",
         "$\\boxplus$",
-        "this course",
+        "this course; layer by layer as in He et al. (2017)",
         refit=0.3,
     ),
     "window": Method(
@@ -195,14 +195,14 @@ METHODS: dict[str, Method] = {
         "fine-tuning with adversarial bands",
         "#556B2F",
         "$\\equiv$",
-        "this course",
+        "this course; patches after Brown et al. (2017)",
         windows=((0.0625, 1.0), (1.0, 0.0625)),  # thin, across the whole image
     ),
     "refit-window": Method(
         "refit, then windows",
         "#4B0082",
         "$\\circledast$",
-        "this course",
+        "this course: `refit` and `window`",
         refit=0.3,
         windows=(0.125, 0.25),
     ),

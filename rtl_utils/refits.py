@@ -4,6 +4,10 @@ The task at tau is "give the outputs of the backbone's layer on inputs of the mi
 target, with weights as small as possible". At tau = 0, without smoothing, each layer does what the
 backbone's did on the source; at tau = 1 no weight is left on what the target's inputs never excite.
 Fine-tuning alone cannot take such weights away, since their gradient is zero there.
+
+In the terms of `paths` and `schedules`: the blend is "mixture", p_tau = (1 - tau) p_s + tau p_t, of
+which the moments are known without a draw; the coupling does not matter, since this blend never
+shows both ends of a pair at once; and the schedule is one step from tau = 0 to tau = 1.
 """
 
 from collections.abc import Iterator, Sequence

@@ -10,6 +10,7 @@ from rtl_utils.folders import notebooks
 from rtl_utils.kernels import Limits
 
 ONE = Limits(cores=1)  # the other core has other tests
+REAL = {"dataset": "cifar100", "source": "carnivores", "target": "vehicles-1"}
 
 
 @pytest.fixture(scope="module")
@@ -20,27 +21,30 @@ def runs(tmp_path_factory):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("name", SMOKE)
-def test_second_run_in_one_kernel_takes_a_changed_parameter(name, runs, monkeypatch):
-    """Change a parameter and run again: what notebooks are for."""
+def test_second_run_in_one_kernel_takes_changed_parameters(name, runs, real_cifar100, monkeypatch):
+    """Change parameters and run again: what notebooks are for. The second images are real."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # the other core has other tests
     notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": notebooks()}})
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     defaults = parameters.source
-    taken = nbformat.v4.new_code_cell("print(settings.seeds)")
+    taken = nbformat.v4.new_code_cell("print(settings.seeds, settings.dataset)")
     notebook.cells.append(taken)
+    real = REAL if name in ON_IMAGES else {}
     with client.setup_kernel():
-        for seed in (0, 1):
-            values = short(name, out=runs, seeds=[seed])
+        for seed, changes in enumerate(({}, real)):
+            values = short(name, out=runs, seeds=[seed], **changes)
             lines = [f"{key} = {value!r}  # changed" for key, value in values.items()]
             parameters.source = "\n".join([defaults, *lines])
             for index, cell in enumerate(notebook.cells):
                 if cell.cell_type == "code":
                     client.execute_cell(cell, index)
             outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
-            assert any("All checks passed." in o.get("text", "") for o in outputs)
+            said = "".join(o.get("text", "") for o in outputs)
+            assert "All checks passed." in said
             assert not [o for o in outputs if o.get("name") == "stderr"]
-            assert taken.outputs[0].text == f"({seed},)\n"
+            usual = "digits" if name in ON_IMAGES else "synthetic"
+            assert taken.outputs[0].text == f"({seed},) {changes.get('dataset', usual)}\n"
 
 
 @pytest.mark.kernel
@@ -51,13 +55,3 @@ def test_notebook_runs_with_whatever_check_accepts(name, runs, forks, tmp_path):
     values = {key: value for key, value in values.items() if key in kept}
     done = headless.execute(NOTEBOOKS[name], values, tmp_path, limits=ONE, forks=forks)
     assert "All checks passed." in printed(done)
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("name", ON_IMAGES)
-def test_notebook_runs_on_the_real_images(name, runs, forks, tmp_path, real_cifar100):
-    values = {"dataset": "cifar100", "source": "carnivores", "target": "vehicles-1"}
-    values = short(name, out=runs, **values)
-    done = headless.execute(NOTEBOOKS[name], values, tmp_path, limits=ONE, forks=forks)
-    assert "All checks passed." in printed(done)
-    assert "CIFAR-100" in printed(done)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from rtl_utils.data import Shortcut, Task, load, plant
+from rtl_utils.data import Shortcut, Task, as_float, load, plant
 from rtl_utils.methods import Setup, pretrain, transfer
 from rtl_utils.models import build, network_inputs, predict
-from rtl_utils.refits import imitated, refit
+from rtl_utils.paths import Path
+from rtl_utils.refits import _moments, imitated, refit
 from rtl_utils.training import Sgd
 
 WIDTH = (4, 4, 8, 8)
@@ -77,23 +78,73 @@ def test_statistics_are_those_of_the_target(backbone, target):
     torch.testing.assert_close(norm.running_mean, given.mean((0, 2, 3)), rtol=1e-6, atol=1e-9)
 
 
+def patches(layer, x):
+    """(m, d) what each output of a layer sees, cut out place by place."""
+    if isinstance(layer, nn.Linear):
+        return x
+    (side, _), (step, _), (edge, _) = layer.kernel_size, layer.stride, layer.padding
+    padded = nn.functional.pad(x, (edge, edge, edge, edge))
+    places = range(0, padded.shape[-1] - side + 1, step)
+    cut = [padded[:, :, i : i + side, j : j + side].flatten(1) for i in places for j in places]
+    return torch.cat(cut)
+
+
+def of_mixture(layer, inputs, shares):
+    """(d,) mean and (d, d) covariance of a layer's patches, counted one by one."""
+    seen = [patches(layer, x) for x in inputs]
+    mean = sum(share * part.mean(0) for share, part in zip(shares, seen, strict=True))
+    second = sum(s * part.T @ part / len(part) for s, part in zip(shares, seen, strict=True))
+    return mean, second - mean.outer(mean)
+
+
+def layers(net):
+    """What an input passes, one after the other."""
+    return [*(layer for stage in net.body for layer in stage), net.head]
+
+
 @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
-def test_first_layer_is_the_ridge_solution_on_the_mixture_of_patches(backbone, source, target, tau):
-    """The moments are counted patch by patch, and the normal equations solved directly."""
-    old = backbone.body[0][0].weight.detach().clone().flatten(1)
-    mean, second = torch.zeros(27).double(), torch.zeros(27, 27).double()
-    for share, task in ((1 - tau, source), (tau, target)):
-        padded = nn.functional.pad(network_inputs(backbone, task.x_train), (1, 1, 1, 1))
-        side = task.side
-        windows = [padded[:, :, i : i + 3, j : j + 3] for i in range(side) for j in range(side)]
-        patches = torch.cat([window.flatten(1) for window in windows])
-        mean += share * patches.mean(0)
-        second += share * patches.T @ patches / len(patches)
-    covariance = second - mean.outer(mean)
-    eps = 0.1 * covariance.diagonal().mean() * torch.eye(27)
-    refit(backbone, target, source, tau=tau, smoothing=0.1)
-    wanted = old @ covariance @ torch.linalg.inv(covariance + eps)
-    torch.testing.assert_close(backbone.body[0][0].weight.flatten(1), wanted)
+def test_each_layer_is_the_ridge_solution_on_what_the_refitted_ones_before_it_give(
+    backbone, source, target, tau
+):
+    """The normal equations are solved directly, for all convolutions and the head."""
+    backbone.frozen_statistics = True
+    refitted = copy.deepcopy(backbone)
+    refit(refitted, target, source, tau=tau, smoothing=0.1)
+    shares = 1 - tau, tau
+    inputs = [network_inputs(backbone, task.x_train) for task in (source, target)]
+    solved = 0
+    for old, new in zip(layers(backbone), layers(refitted), strict=True):
+        if isinstance(old, nn.Conv2d | nn.Linear):
+            _, covariance = of_mixture(old, inputs, shares)
+            eps = 0.1 * covariance.diagonal().mean() * torch.eye(len(covariance))
+            weight = old.weight.detach().flatten(1)
+            wanted = weight @ covariance @ torch.linalg.inv(covariance + eps)
+            torch.testing.assert_close(new.weight.detach().flatten(1), wanted)
+            solved += 1
+        with torch.no_grad():
+            inputs = [new(x) for x in inputs]
+    assert solved == 10
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
+def test_moments_are_those_of_a_direct_count(backbone, source, target, tau):
+    layer = backbone.body[0][0]
+    inputs = [network_inputs(backbone, task.x_train) for task in (source, target)]
+    wanted = of_mixture(layer, inputs, (1 - tau, tau))
+    for found, moment in zip(_moments(layer, inputs, (1 - tau, tau)), wanted, strict=True):
+        torch.testing.assert_close(found, moment)
+
+
+def test_moments_are_those_of_many_draws_of_the_path_that_blends_by_mixture(source, target):
+    """A refit's tasks in the terms of `paths`: any coupling, the mixture, a step to tau."""
+    path, tau = Path(target, source, blend="mixture"), 0.3
+    drawn = [path.sample(tau, len(path), seed)[0].double() for seed in range(300)]
+    layer = nn.Conv2d(3, 1, 3, padding=1).double()
+    ends = [as_float(task.x_train).double() for task in (source, target)]
+    mean, covariance = _moments(layer, ends, (1 - tau, tau))
+    of_draws, spread = of_mixture(layer, [torch.cat(drawn)], [1])
+    assert (of_draws - mean).norm() < 0.02 * covariance.diagonal().sum().sqrt()
+    assert (spread - covariance).norm() < 0.02 * covariance.norm()
 
 
 def test_closed_form_is_where_gradient_descent_on_the_imitation_task_ends():
@@ -103,15 +154,12 @@ def test_closed_form_is_where_gradient_descent_on_the_imitation_task_ends():
     covariance = centred.T @ centred / len(x)
     eps = 0.2 * covariance.diagonal().mean()
     v = torch.zeros_like(weight, requires_grad=True)
-    optimiser = torch.optim.LBFGS([v], max_iter=500, tolerance_grad=1e-12, tolerance_change=0)
-
-    def loss():
+    optimiser = torch.optim.SGD([v], lr=0.1)
+    for _ in range(2000):
         optimiser.zero_grad()
         error = (centred @ (v - weight).T).square().sum(1).mean() + eps * v.square().sum()
         error.backward()
-        return error
-
-    optimiser.step(loss)
+        optimiser.step()
     torch.testing.assert_close(imitated(weight, covariance, 0.2), v.detach(), rtol=1e-6, atol=1e-8)
 
 
@@ -186,3 +234,22 @@ def test_refit_and_steps_leave_the_product_of_both_profiles_of_a_linear_backbone
     assert torch.allclose(net.weight[0], refitted[0] * (1 - replaced), atol=5e-3)
     assert net.weight.max() <= 0.21
     assert (refitted[0] - replaced).abs().max() <= 0.21
+
+
+def test_in_a_linear_network_fine_tuning_leaves_what_no_input_excites_and_a_refit_nothing():
+    """The first of two layers, whatever the second one does."""
+    inputs = torch.randn(30, 6, generator=draw).double()
+    inputs[:, 4:] = 0  # the target excites four directions of six
+    answers = torch.randn(30, 2, generator=draw).double()
+    net = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 2, bias=False)).double()
+    before = net[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (net(inputs) - answers).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(net[0].weight[:, 4:], before[:, 4:])
+    assert not torch.allclose(net[0].weight[:, :4], before[:, :4], atol=1e-3)
+    refitted = imitated(before, inputs.T @ inputs / len(inputs), 0.3)
+    assert refitted[:, 4:].abs().max() < 1e-12
+    assert refitted[:, :4].abs().min() > 0

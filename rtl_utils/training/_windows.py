@@ -4,6 +4,12 @@ A network that relies on some local pattern can be moved by a patch that is grow
 an image that carries such a patch at a random place keeps its label, so the network must learn that
 the patch says nothing; with `Replica.steady` it also pays for each change of its answer. Nothing
 need be known of a shortcut, but a patch of the windows' shape must be able to do what it does.
+
+    d_k <- clip(d_k + 0.1 range sign(grad of mean_i log q_k(x_i with d_k)))     twice, then
+    w   <- a step down the mean over examples and copies of  -log q_y(.)
+
+d_k: window of output k, x_i with d_k: example i with it at a random place, q: the network's
+probabilities, in evaluation mode for the windows; range: of a pixel; w: weights, y: label.
 """
 
 from collections.abc import Sequence

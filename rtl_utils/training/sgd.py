@@ -36,9 +36,10 @@ class Sgd:
             those that training starts from, and of the head's h towards 0; BatchNorm's own weights
             are left free (Li et al. 2018, equation 2).
         cosine: lr_t falls from lr to 0 along half a cosine; else it stays.
-        averaged: share of the last steps after which the weights are averaged; the network ends
-            with their mean, and with BatchNorm statistics that are estimated anew on the target
-            (Izmailov et al. 2018). 0 for the last weights.
+        averaged: share of the last steps after which the weights are averaged: the network ends
+            with (1 / n) sum_t w_t over the last n = ceil(averaged x steps) steps t, and with
+            BatchNorm statistics that are estimated anew on the target (Izmailov et al. 2018).
+            0 for the last weights.
 
     Raises:
         ValueError: for a value outside its range.
