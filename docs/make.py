@@ -22,6 +22,7 @@ from passing import (
     inherited_table,
     passes,
     passing_page,
+    picture_of,
 )
 from sections import (
     BEFORE_SWEEP,
@@ -61,7 +62,6 @@ from rtl_utils.statistics import FEWEST
 from rtl_utils.tables import seed_count
 
 HERE = Path(__file__).resolve().parent
-PICTURED = "cifar-refit-all"  # the sweep whose picture the README shows
 HEADLINE = ("scratch", "ft", "ut", "ct", "iso", "counter")  # methods in the README's table
 BEGIN = "<!-- begin: written by docs/make.py from the rows in results/ -->"
 END = "<!-- end -->"
@@ -228,10 +228,16 @@ def passing_parts(answers: dict[str, pd.DataFrame]) -> list[str]:
         return []
     return [
         """**A transfer that passes?** The project's own methods, which do not know the shortcut, by
-        the same test. [The account](docs/method.md) says what they do, and has every answer. In the
-        grey areas of the picture a method passes by its means.""",
+        the same test. A refit first takes away what the target's images do not excite; windows and
+        bands are adversarial patches on copies of training images; rescaled filters are a control,
+        whose steps are larger. [The account](docs/method.md) says what they do, and has every
+        answer.""",
         *[f"{device}: {uncapitalised(passes(table))}" for device, table in answers.items()],
-        f"![Flip rate over accuracy without shortcut, one panel per setting](docs/{PICTURED}.png)",
+        *[
+            f"![The answer for each method in each setting, {uncapitalised(device)}]"
+            f"(docs/{picture_of(device)}.png)"
+            for device in answers
+        ],
     ]
 
 

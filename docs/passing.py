@@ -45,7 +45,7 @@ def passing_page(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> s
 def introduction() -> str:
     """What is tested."""
     return paragraphs(
-        "# A path that passes: all results",
+        "# Refits and windows: all results",
         """Which method keeps a shortcut out, by the course's test: the source has the shortcut on
         one class, the target is clean, and the shortcut appears at test time. The methods and the
         theory stand in [A transfer that passes](method.md), the choice of their settings in
@@ -100,16 +100,16 @@ def overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
     if not answers:
         return "No rows yet."
     parts = [
-        f"{CELLS} With fewer than five seeds nothing is decided.",
+        f"""{CELLS} With fewer than five seeds nothing is decided. These are the numbers of the
+        pictures in [A transfer that passes](method.md#results), which counts them.""",
     ]
     for device, table in answers.items():
-        parts += [f"{device}. {passes(table)}", tables.markdown(table)]
+        parts += [f"{device}:", tables.markdown(table)]
     if len(inherited):
         parts += [
-            """What is inherited, where several methods started from a clean backbone too. A method
-            that makes a network steadier against whatever is pasted flips less than fine-tuning
-            from a clean backbone as well; the inherited flips are the difference of both backbones,
-            paired by seed.""",
+            """What is inherited, where several methods started from a clean backbone too: the
+            difference of both backbones, paired by seed. A method that only made a network steadier
+            against whatever is pasted would have fewer flips from a clean backbone as well.""",
             tables.markdown(inherited),
         ]
     return paragraphs(*parts)
@@ -226,8 +226,29 @@ def passes(table: pd.DataFrame) -> str:
     said += [f"by {tables.listed(none)} in none"] if none else []
     return (
         f"{settings} the shortcut is kept out, by the tests, {'; '.join(said)}. "
-        "No p-value is adjusted over the settings."
+        f"{needed(decided)} No p-value is adjusted over the settings."
     )
+
+
+def needed(table: pd.DataFrame) -> str:
+    """The same where a transfer is needed: training from scratch lacks fine-tuning's accuracy.
+
+    Args:
+        table: a line per setting, with each method's answer.
+    """
+    lacking = table[tables.label("scratch")].str.extract(r", ([+-][\d.]+)")[0].astype(float)
+    there = table[lacking < -100 * claims.INFERIOR]
+    margin = f"over {100 * claims.INFERIOR:.0f} points"
+    start = (
+        f"In {len(there) or 'none'} of them fine-tuning is, by the means, {margin} more accurate"
+    )
+    if there.empty:
+        return f"{start} than training from scratch."
+    counts = there.apply(lambda answers: answers.str.startswith("yes").sum())
+    tried = (there != "").sum()
+    some = [f'"{m}" in {counts[m]} of {tried[m]}' for m in there if counts[m]]
+    kept = f"it is kept out by {tables.listed(some)}" if some else "no method keeps it out"
+    return f"{start} than training from scratch; there {kept}."
 
 
 def trained_on(rows: pd.DataFrame) -> str:

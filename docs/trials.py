@@ -123,8 +123,8 @@ def counts() -> str:
     later = variants(SHAPES) - first
     smoothings = pd.read_csv(SMOOTHING).smoothing.nunique()
     return paragraphs(
-        f"""After an earlier search with 37 candidates, {len(first)} variants were tried, then
-        {len(later)} with windows of other shapes, and {smoothings} values of a refit's smoothing,
-        all on seeds 100 to 104, which no table of results has. [The trials](trials.md) are listed
-        one by one."""
+        f"""After an earlier search with 37 candidates, {len(first)} variants of transfer were
+        tried, then {len(later)} with windows of other shapes, and {smoothings} values of a refit's
+        smoothing, on seeds 100 to 104. [The trials](trials.md) are listed one by one, with what was
+        learned from them, and with what was known when a method or a seed was added."""
     )
