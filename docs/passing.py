@@ -239,16 +239,14 @@ def needed(table: pd.DataFrame) -> str:
     lacking = table[tables.label("scratch")].str.extract(r", ([+-][\d.]+)")[0].astype(float)
     there = table[lacking < -100 * claims.INFERIOR]
     margin = f"over {100 * claims.INFERIOR:.0f} points"
-    start = (
-        f"In {len(there) or 'none'} of them fine-tuning is, by the means, {margin} more accurate"
-    )
+    start = f"Fine-tuning is, by the means, {margin} more accurate than training from scratch in"
     if there.empty:
-        return f"{start} than training from scratch."
+        return f"{start} none of them."
     counts = there.apply(lambda answers: answers.str.startswith("yes").sum())
     tried = (there != "").sum()
     some = [f'"{m}" in {counts[m]} of {tried[m]}' for m in there if counts[m]]
     kept = f"it is kept out by {tables.listed(some)}" if some else "no method keeps it out"
-    return f"{start} than training from scratch; there {kept}."
+    return f"{start} {len(there)} of them; there {kept}."
 
 
 def trained_on(rows: pd.DataFrame) -> str:
