@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from rtl_utils import claims, tables
-from rtl_utils.methods import METHODS
 
 
 @pytest.fixture
