@@ -91,7 +91,7 @@ def compared(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
-    """For each kind of device what passes, and one line per setting.
+    """For each kind of device one line per setting, and what is inherited.
 
     Args:
         answers: see `answer_tables`.
