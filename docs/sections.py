@@ -59,7 +59,7 @@ def introduction() -> str:
         against no difference stands beside them and decides nothing. With fewer than five seeds
         there is no verdict. Pairs of tasks are never pooled. The seeds that
         would decide what is undecided do so in four of five such experiments, if mean and spread
-        stay what they are, and without an adjustment for other claims.""",
+        stay what they are, whatever the other claims of the table turn out to be.""",
         one_seed_text(),
     )
 

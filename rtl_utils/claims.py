@@ -129,7 +129,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
         that would decide it, see `statistics.seeds_to_decide`. Empty if there are no rows.
     """
     found = []
-    needed = []
+    judged = []
     lines = []
     keys = []
     for case in cases:
@@ -138,7 +138,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
                 continue
             values = np.subtract(*paired(rows, case.metric, case.a, case.b)).tolist()
             found.append(evidence(values, case.direction, case.margin))
-            needed.append(seeds_to_decide(values, case.direction, case.margin))
+            judged.append((values, case.direction, case.margin))
             keys.append((case.claim,))
             lines.append(
                 {
@@ -150,10 +150,12 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
     table = _with_verdicts(pd.DataFrame(lines), found, keys, ["claim"])
     if len(table):
         undecided = table.verdict.str.startswith("undecided")
-        table["seeds that would decide"] = [
-            f"{n:,}" if open_ and n is not None else ""
-            for open_, n in zip(undecided, needed, strict=True)
+        tested = sum(not np.isnan(e.p) for e in found)
+        needed = [
+            seeds_to_decide(*claim, tested) if open_ else None
+            for claim, open_ in zip(judged, undecided, strict=True)
         ]
+        table["seeds that would decide"] = [f"{n:,}" if n is not None else "" for n in needed]
     return table
 
 

@@ -341,16 +341,19 @@ def seeds_needed(
     return seeds[place] if place < len(seeds) else None
 
 
-def seeds_to_decide(values: Sequence[float], claim: str, margin: float = 0.0) -> int | None:
+def seeds_to_decide(
+    values: Sequence[float], claim: str, margin: float = 0.0, claims: int = 1
+) -> int | None:
     """Fewest seeds that decide a claim or its opposite in four of five such experiments.
 
-    Mean and spread are taken as they are here, so few values give a rough number; an adjustment for
-    other claims asks for more.
+    Mean and spread are taken as they are here, so few values give a rough number.
 
     Args:
         values: one per seed, five or more.
         claim: "above", "below" or "alike", see `evidence`.
         margin: 0 or more, in the unit of the values.
+        claims: judged together, this one among them. Its level is then 0.05 / claims, which is
+            enough whatever the others turn out to be: Holm's method asks for no more.
 
     Returns:
         None beyond 100,000 seeds, or where the values have no spread.
@@ -358,13 +361,14 @@ def seeds_to_decide(values: Sequence[float], claim: str, margin: float = 0.0) ->
     x = np.asarray(values, dtype=float)
     if not _testable(x):
         return None
+    level = SIGNIFICANT / claims
     mean, spread = float(x.mean()), float(x.std(ddof=1))
     if claim == "alike" and abs(mean) < margin:
         effects = [(margin - mean) / spread, (margin + mean) / spread]
-        return seeds_needed(effects)
+        return seeds_needed(effects, level)
     bound = {"above": margin, "below": -margin, "alike": np.sign(mean) * margin}[claim]
     effect = abs(mean - float(bound)) / spread
-    return seeds_needed([effect], SIGNIFICANT / 2)  # two-sided: the claim or its opposite
+    return seeds_needed([effect], level / 2)  # two-sided: the claim or its opposite
 
 
 # --- tasks ----------------------------------------------------------------------------------------

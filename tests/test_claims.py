@@ -54,6 +54,18 @@ def test_what_is_undecided_says_how_many_seeds_would_decide():
     assert 6 < int(needed) < 100
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.003, 0.006, 0.008])
+def test_other_claims_of_the_table_ask_for_more_seeds(mean):
+    """What six seeds decide alone, they leave undecided beside eleven others."""
+    cases = [
+        claims.Case(f"claim {k}", differing(m), "val_accuracy", "above")
+        for k, m in enumerate([mean, *[-0.005] * 11])
+    ]
+    alone, beside = (claims.verdict_table(some).iloc[0] for some in (cases[:1], cases))
+    assert (alone.verdict, beside.verdict) == ("reproduced", "undecided")
+    assert int(beside["seeds that would decide"]) > beside.seeds
+
+
 def test_pairs_that_share_a_target_are_not_pooled():
     rows = pd.concat([differing(0.05, pair=(source, "t")) for source in ("a", "b")])
     table = claims.verdict_table([claims.Case("UT is better", rows, "val_accuracy", "above")])

@@ -352,6 +352,15 @@ def test_seeds_to_decide_do_so_in_four_of_five_experiments(claim, margin, mean):
     assert np.mean(decided) == pytest.approx(0.8, abs=0.08)
 
 
+def test_each_of_several_claims_is_decided_at_its_share_of_the_level():
+    noise = np.random.default_rng(0).normal(size=10)
+    values = 0.6 + (noise - noise.mean()) / noise.std(ddof=1)
+    n = seeds_to_decide(values.tolist(), "above", claims=12)
+    draws = np.random.default_rng(1).normal(0.6, 1, (400, n))
+    decided = [min(p_values(row.tolist(), "above", 0.0)) < 0.05 / 12 for row in draws]
+    assert np.mean(decided) == pytest.approx(0.8, abs=0.08)
+
+
 def test_no_number_of_seeds_decides_without_spread_or_effect():
     assert seeds_to_decide([0.1, 0.1, 0.1], "above") is None
     assert seeds_to_decide([-1.0, 1.0, -1.0, 1.0], "above") is None
