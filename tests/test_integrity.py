@@ -175,6 +175,44 @@ def test_no_damage_of_the_file_serves_a_wrong_value_or_a_raw_error(whole, closed
     assert sum(kept) / len(kept) > 8  # most damage costs few runs
 
 
+def begun_anew(folder):
+    """A store and its log, killed when a new turn of the log had its header and no frame yet."""
+    store = Store(folder)
+    for key in KEYS[:6]:
+        save(store, key)
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)")
+    killed = folder.with_name("killed")
+    shutil.copytree(folder, killed)
+    (killed / "results.db-shm").unlink()
+    save(store, KEYS[6])  # begins the turn
+    header = (folder / "results.db-wal").read_bytes()[:32]
+    before = (killed / "results.db-wal").read_bytes()
+    assert header[16:24] != before[16:24]  # the salts of the two turns
+    (killed / "results.db-wal").write_bytes(header + before[32:])
+    store.engine.dispose()
+    return killed
+
+
+def test_a_turn_of_the_log_that_has_just_begun_is_not_taken_for_damage(tmp_path):
+    found, said = quietly(lambda: given(Store(begun_anew(tmp_path / "out"))))
+    assert said == []
+    assert found == {key: EXPECTED[key] for key in KEYS[:6]}
+
+
+def test_damage_of_the_first_frames_salt_is_noticed(whole, tmp_path):
+    """Its salt is that of no turn, and committed frames lie behind it."""
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    log = folder / "results.db-wal"
+    data = bytearray(log.read_bytes())
+    data[32 + 8] ^= 1
+    log.write_bytes(data)
+    found, said = quietly(lambda: given(Store(folder)))
+    assert "its log is damaged" in said[0]
+    assert set(found) >= set(KEYS[:6])
+
+
 # --- weights ---
 
 

@@ -49,9 +49,10 @@ def is_damaged(path: Path) -> bool:
         return True
     if _sums(content[:24], (0, 0), _big(content)) != struct.unpack_from(">II", content, 24):
         return True
-    frames = list(_turn(content, size))
-    sound = _sound(content, frames, size)
-    return any(frame.commit for frame in frames[sound + 1 :])
+    salt = content[16:24]  # the header is sound, so frames with another are of an earlier turn
+    frames = list(_frames(content, size))
+    behind = frames[_sound(content, frames, size) + 1 :]
+    return any(frame.commit for frame in behind if frame.salt == salt)
 
 
 def page_size(content: bytes) -> int:
@@ -76,15 +77,23 @@ def _is_size(size: int) -> bool:
 
 
 def _turn(content: bytes, size: int) -> Iterator[_Frame]:
-    """The frames of the log's present turn; those of earlier ones lie behind, with other salts."""
+    """The frames of the log's present turn; those of earlier ones lie behind, with other salts.
+
+    Where a new turn has begun without a frame yet, they are those of the turn before, whose pages
+    are in the database by then.
+    """
     salts = {content[16:24], content[_HEADER + 8 : _HEADER + 16]}  # one of them may be damaged
+    return (frame for frame in _frames(content, size) if frame.salt in salts)
+
+
+def _frames(content: bytes, size: int) -> Iterator[_Frame]:
+    """The frames of all turns, in their order in the file."""
     step = _FRAME_HEADER + size
     for start in range(_HEADER, len(content) - step + 1, step):
         number, commit = struct.unpack_from(">II", content, start)
         salt = content[start + 8 : start + 16]
-        if salt in salts:
-            sums = struct.unpack_from(">II", content, start + 16)
-            yield _Frame(number, commit, salt, sums, content[start + _FRAME_HEADER : start + step])
+        sums = struct.unpack_from(">II", content, start + 16)
+        yield _Frame(number, commit, salt, sums, content[start + _FRAME_HEADER : start + step])
 
 
 def _sound(content: bytes, frames: list[_Frame], size: int) -> int:
