@@ -228,17 +228,17 @@ def answers_figure(device: str, table: pd.DataFrame) -> Figure:
         table: one of `passing.answer_tables`.
     """
     cells = table.drop(columns="seeds")
-    words = cells.map(lambda cell: cell.partition(" ")[0])
+    words = cells.map(lambda answer: "" if answer is None else answer.verdict)
     kinds = words.apply(lambda column: column.map(list(ANSWER_COLOURS).index))
     size = (3.6 + 1.15 * cells.shape[1], 1.8 + 0.5 * len(cells))
     figure, ax = plt.subplots(figsize=size)
     colours = ListedColormap(list(ANSWER_COLOURS.values()))
     ax.imshow(kinds, cmap=colours, vmin=0, vmax=len(ANSWER_COLOURS) - 1, aspect="auto")
-    for i, j in np.argwhere((cells != "").to_numpy()):
-        numbers = cells.iloc[i, j].partition("(")[2].rstrip(")").replace("-", "−")
-        flips, clean, *seeds = numbers.split(", ")
-        text = "\n".join([f"{flips}, {clean}", *seeds])
-        weight = "bold" if words.iloc[i, j] == "yes" else "normal"
+    for i, j in np.argwhere((words != "").to_numpy()):
+        answer = cells.iloc[i, j]
+        flips, clean, *seeds = answer.numbers
+        text = "\n".join([f"{flips}, {clean}", *seeds]).replace("-", "−")
+        weight = "bold" if answer.verdict == "yes" else "normal"
         ax.text(j, i, text, ha="center", va="center", fontsize=9, weight=weight)
     heads = [textwrap.fill(name, 15) for name in cells.columns]
     ax.set_xticks(range(cells.shape[1]), heads, fontsize=9)

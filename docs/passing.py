@@ -1,6 +1,7 @@
 """The page on transfers that keep a shortcut out, docs/passing.md, from the rows in results/."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,32 @@ CELLS = """For each method the answer of the test, the flips beyond training fro
 accuracy beyond fine-tuning, in points: means over the seeds, paired."""
 _INHERITED = "inherited flips, points"
 _SETTING = [*tables.PAIR, "patch", "averaged"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the test says of a method in a setting.
+
+    Args:
+        verdict: "yes", "no" or "undecided".
+        flips: beyond training from scratch, in points; a mean over the seeds, paired.
+        clean: accuracy beyond fine-tuning, likewise.
+        seeds: of the method, where it has fewer than its setting.
+    """
+
+    verdict: str
+    flips: float
+    clean: float
+    seeds: int | None = None
+
+    @property
+    def numbers(self) -> list[str]:
+        """Both differences and the seeds as text, such as +1.0."""
+        fewer = [] if self.seeds is None else [counted(self.seeds, "seed")]
+        return [f"{self.flips:+z.1f}", f"{self.clean:+z.1f}", *fewer]
+
+    def __str__(self) -> str:
+        return f"{self.verdict} ({', '.join(self.numbers)})"
 
 
 def passing_page(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
@@ -104,7 +131,8 @@ def overview(answers: dict[str, pd.DataFrame], inherited: pd.DataFrame) -> str:
         pictures in [A transfer that passes](method.md#results), which counts them.""",
     ]
     for device, table in answers.items():
-        parts += [f"{device}:", tables.markdown(table)]
+        written = table.map(lambda cell: "" if cell is None else str(cell))
+        parts += [f"{device}:", tables.markdown(written)]
     if len(inherited):
         parts += [
             """What is inherited, where several methods started from a clean backbone too: the
@@ -192,36 +220,38 @@ def answer_tables(names: Sequence[str]) -> dict[str, pd.DataFrame]:
 
     Args:
         names: of sweeps; those without rows are left out.
+
+    Returns:
+        Tables with the number of seeds, and an `Answer` for each method, or None.
     """
-    lines: dict[str, dict[str, dict[str, str]]] = {}
+    lines: dict[str, dict[str, dict[str, int | Answer]]] = {}
     for name in names:
         rows = tables.stored(name)
         for text, biased in compared(rows).items() if len(rows) else ():
             own = lines.setdefault(trained_on(biased), {})
-            own[text] = {"seeds": str(biased.seed.nunique())} | answer_cells(biased)
-    return {
-        device: pd.DataFrame.from_dict(of_device, orient="index")
-        .rename_axis("setting")
-        .fillna("")
-        .rename(columns=tables.label)
-        for device, of_device in sorted(lines.items())
-    }
+            own[text] = {"seeds": biased.seed.nunique()} | setting_answers(biased)
+    return {device: _table(of_device) for device, of_device in sorted(lines.items())}
+
+
+def _table(lines: dict[str, dict[str, int | Answer]]) -> pd.DataFrame:
+    """A line per setting and a column per method; None where there is no answer."""
+    columns = dict.fromkeys(name for line in lines.values() for name in line)
+    cells = {name: [line.get(name) for line in lines.values()] for name in columns}
+    table = pd.DataFrame(cells, index=pd.Index(lines, name="setting"))
+    return table.rename(columns=tables.label)
 
 
 def passes(table: pd.DataFrame) -> str:
     """In how many settings each method keeps the shortcut out, of those that can be decided.
 
     Args:
-        table: a line per setting, with its seeds and each method's answer.
+        table: one of `answer_tables`.
     """
-    decided = table[table.seeds.astype(int) >= FEWEST].drop(columns="seeds")
+    decided = table[table.seeds >= FEWEST].drop(columns="seeds")
     if decided.empty:
         return f"No setting has {FEWEST} seeds yet."
     settings = f"In {counted(len(decided), 'setting')} with at least {FEWEST} seeds"
-    counts = decided.apply(lambda answers: answers.str.startswith("yes").sum())
-    tried = (decided != "").sum()
-    some = [f'"{m}" in {counts[m]} of {tried[m]}' for m in decided if counts[m]]
-    none = [f'"{m}"' for m in decided if not counts[m]]
+    some, none = _counted(decided)
     said = [f"by {tables.listed(some)}"] if some else []
     said += [f"by {tables.listed(none)} in none"] if none else []
     return (
@@ -236,17 +266,33 @@ def needed(table: pd.DataFrame) -> str:
     Args:
         table: a line per setting, with each method's answer.
     """
-    lacking = table[tables.label("scratch")].str.extract(r", ([+-][\d.]+)")[0].astype(float)
-    there = table[lacking < -100 * claims.INFERIOR]
+    scratch = table[tables.label("scratch")]
+    there = table[[answer.clean < -100 * claims.INFERIOR for answer in scratch]]
     margin = f"over {100 * claims.INFERIOR:.0f} points"
     start = f"Fine-tuning is, by the means, {margin} more accurate than training from scratch in"
     if there.empty:
         return f"{start} none of them."
-    counts = there.apply(lambda answers: answers.str.startswith("yes").sum())
-    tried = (there != "").sum()
-    some = [f'"{m}" in {counts[m]} of {tried[m]}' for m in there if counts[m]]
+    some, _ = _counted(there)
     kept = f"it is kept out by {tables.listed(some)}" if some else "no method keeps it out"
     return f"{start} {len(there)} of them; there {kept}."
+
+
+def _counted(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The methods that pass, with in how many of their settings, and those that never do.
+
+    Args:
+        table: a line per setting, with each method's answer.
+    """
+    some = []
+    none = []
+    for method in table:
+        answers = [answer for answer in table[method] if answer is not None]
+        passed = sum(answer.verdict == "yes" for answer in answers)
+        if passed:
+            some.append(f'"{method}" in {passed} of {len(answers)}')
+        else:
+            none.append(f'"{method}"')
+    return some, none
 
 
 def trained_on(rows: pd.DataFrame) -> str:
@@ -256,23 +302,22 @@ def trained_on(rows: pd.DataFrame) -> str:
     return f"Trained on {tables.listed(found)}" if found else "Trained on an unknown device"
 
 
-def answer_cells(rows: pd.DataFrame) -> dict[str, str]:
-    """Method -> the answer, both differences of the means in points, and seeds if it lacks some.
+def setting_answers(rows: pd.DataFrame) -> dict[str, Answer]:
+    """The answer for each method.
 
     Args:
         rows: of one setting, from a biased source.
     """
     answers = answers_of(rows)
     every = rows.seed.nunique()
-    cells = {}
+    found = {}
     for method in claims.judged(rows):
+        verdict = answers["keeps it out"][method].split(" (")[0]
         flips = _difference(rows, "flip_rate", method, "scratch")
         clean = _difference(rows, "clean_accuracy", method, "ft")
-        answer = answers["keeps it out"][method].split(" (")[0]
-        seeds = answers["seeds"][method]
-        fewer = f", {counted(seeds, 'seed')}" if seeds < every else ""  # else a column says them
-        cells[method] = f"{answer} ({flips:+z.1f}, {clean:+z.1f}{fewer})"
-    return cells
+        seeds = int(answers["seeds"][method])
+        found[method] = Answer(verdict, flips, clean, seeds if seeds < every else None)
+    return found
 
 
 def _difference(rows: pd.DataFrame, metric: str, method: str, reference: str) -> float:

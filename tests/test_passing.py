@@ -53,7 +53,7 @@ def test_averaged_weights_are_compared_with_averaged_references(page):
         "a → b, ball, 50 images per class, last weights",
         "a → b, ball, 50 images per class, averaged weights",
     ]
-    cells = [page.answer_cells(part)["refit"] for part in found.values()]
+    cells = [str(page.setting_answers(part)["refit"]) for part in found.values()]
     assert cells == ["yes (+1.0, +5.0)", "no (+6.0, -5.0)"]
     answers = [
         claims.keeps_out(part, ["refit"])["keeps it out"]["refit"] for part in found.values()
@@ -127,16 +127,16 @@ def test_held_out_images_choose_the_largest_smoothing_that_costs_nothing_per_see
 def test_too_few_seeds_decide_nothing(page):
     methods = {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "refit": (0.1, 0.7)}
     (part,) = page.settings(rows_of({0.25: methods}, seeds=range(4))).values()
-    assert page.answer_cells(part)["refit"] == "undecided (+0.0, +10.0)"
+    assert str(page.setting_answers(part)["refit"]) == "undecided (+0.0, +10.0)"
 
 
 def test_a_method_with_fewer_seeds_than_the_others_says_how_many(page):
     rows = rows_of({0.25: {"scratch": (0.1, 0.5), "ft": (0.4, 0.6), "band": (0.1, 0.7)}})
     rows = rows[(rows.method != "band") | (rows.seed > 0)]
     (part,) = page.settings(rows).values()
-    cells = page.answer_cells(part)
-    assert cells["band"] == "yes (+0.0, +10.0, 5 seeds)"
-    assert cells["ft"] == "no (+30.0, +0.0)"
+    answers = page.setting_answers(part)
+    assert str(answers["band"]) == "yes (+0.0, +10.0, 5 seeds)"
+    assert str(answers["ft"]) == "no (+30.0, +0.0)"
 
 
 def test_cells_of_the_page_are_those_of_the_exported_rows(page):
@@ -147,11 +147,11 @@ def test_cells_of_the_page_are_those_of_the_exported_rows(page):
             biased = tables.shortcut_at_test(part)
             values = biased.pivot_table("value", ["metric", "seed"], "method")
             flips, clean = values.loc["flip_rate"], values.loc["clean_accuracy"]
-            for method, cell in page.answer_cells(biased).items():
+            for method, answer in page.setting_answers(biased).items():
                 more = (flips[method] - flips["scratch"]).mean()
                 gain = (clean[method] - clean["ft"]).mean()
-                both = cell.split("(")[1].rstrip(")").split(", ")[:2]
-                assert both == [f"{100 * more:+z.1f}", f"{100 * gain:+z.1f}"]
+                assert (answer.flips, answer.clean) == pytest.approx((100 * more, 100 * gain))
+                assert answer.numbers[:2] == [f"{100 * more:+z.1f}", f"{100 * gain:+z.1f}"]
 
 
 @pytest.fixture
@@ -167,9 +167,9 @@ def says(page):
 
 
 def answers_with(table, *methods, said):
-    """For each method and setting of a table, whether the answer begins so."""
+    """For each method and setting of a table, whether the answer is this one."""
     cells = table[[tables.label(method) for method in methods]]
-    return cells.apply(lambda answers: answers.str.startswith(said))
+    return cells.map(lambda answer: answer is not None and answer.verdict == said)
 
 
 def test_what_the_account_says_of_the_digits_is_what_the_rows_say(page, says):
@@ -183,7 +183,7 @@ def test_what_the_account_says_of_the_digits_is_what_the_rows_say(page, says):
     (ball,) = page.answer_tables(["digits-refit"]).values()
     averaged = ball[ball.index.str.endswith("averaged weights")]
     last = ball.drop(averaged.index)
-    assert set(ball.seeds) == {"20"}
+    assert set(ball.seeds) == {20}
     assert len(averaged) == len(last) == 3
     assert answers_with(averaged, "window", "band", said="yes").all(axis=None)
     assert answers_with(last, "window", said="undecided").all(axis=None)
@@ -203,11 +203,10 @@ def test_what_the_account_says_of_natural_images_is_what_the_rows_say(page, says
     with_windows = ("window", "window-steady", "refit-window")
     (everything,) = page.answer_tables(["cifar-refit-all"]).values()
     (few,) = page.answer_tables(["cifar-refit"]).values()
-    assert set(everything.seeds) == set(few.seeds) == {"5"}
+    assert set(everything.seeds) == set(few.seeds) == {5}
     assert len(everything) == 3
     assert (answers_with(everything, *with_windows, said="yes").sum() == 2).all()
-    gains = everything[tables.label("scratch")].str.extract(r", ([+-][\d.]+)")[0].astype(float)
-    assert gains.abs().max() < 2
+    assert all(abs(answer.clean) < 2 for answer in everything[tables.label("scratch")])
     assert answers_with(few, *with_windows, said="undecided").all(axis=None)
 
 
@@ -222,11 +221,11 @@ def test_what_the_account_says_of_other_shortcuts_is_what_the_rows_say(page, say
         "with 50 images per class windows do not remove the flips of a mark",
     )
     (shortcuts,) = page.answer_tables(["digits-shortcuts"]).values()
-    assert set(shortcuts.seeds) == {"20"}
+    assert set(shortcuts.seeds) == {20}
 
     def flips(patch, method, images="50 images per class"):
         setting = f"digits-0-4 → digits-5-9, {patch}, {images}, averaged weights"
-        return float(shortcuts.loc[setting, tables.label(method)].split("(")[1].split(",")[0])
+        return shortcuts.loc[setting, tables.label(method)].flips
 
     assert flips("stripe", "refit") > 5
     assert flips("tint", "window") > 5
@@ -251,12 +250,10 @@ def test_the_account_names_its_methods_as_the_figures_do(page):
 
 
 def test_settings_where_a_transfer_is_needed_are_counted_apart(page):
+    yes, no = page.Answer("yes", -1, 2), page.Answer("no", 9, 0)
+    references = [page.Answer("no", 0, clean) for clean in (-4, 1, -2.1)]
     table = pd.DataFrame(
-        {
-            tables.label("scratch"): ["no (+0.0, -4.0)", "yes (+0.0, +1.0)", "no (+0.0, -2.1)"],
-            "one": ["yes (-1.0, +2.0)", "yes (-1.0, +2.0)", ""],
-            "two": ["no (+9.0, +0.0)", "yes (-1.0, +2.0)", "no (+9.0, -1.0)"],
-        }
+        {tables.label("scratch"): references, "one": [yes, yes, None], "two": [no, yes, no]}
     )
     said = page.needed(table)
     assert "over 2 points more accurate than training from scratch in 2 of them" in said
@@ -265,10 +262,10 @@ def test_settings_where_a_transfer_is_needed_are_counted_apart(page):
 
 
 def test_the_picture_of_answers_has_each_cell_in_the_colour_of_its_answer(docs):
-    figures = docs("figures")
+    answer, figures = docs("passing").Answer, docs("figures")
     cells = {
-        "a": ["10", "yes (-1.0, +2.0)", ""],
-        "b": ["10", "no (+9.0, +0.0, 6 seeds)", "yes (+0.0, +0.1)"],
+        "a": [10, answer("yes", -1, 2), None],
+        "b": [10, answer("no", 9, 0, seeds=6), answer("yes", 0, 0.1)],
     }
     table = pd.DataFrame.from_dict(cells, orient="index", columns=["seeds", "one", "two"])
     figure = figures.answers_figure("Trained on a CPU", table)
