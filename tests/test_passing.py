@@ -196,18 +196,28 @@ def test_what_the_account_says_of_the_digits_is_what_the_rows_say(page, says):
 
 def test_what_the_account_says_of_natural_images_is_what_the_rows_say(page, says):
     says(
-        "On CIFAR-100 with all images, methods with windows pass on two of three pairs (5 seeds), "
-        "where training from scratch is about as accurate as fine-tuning.",
-        "With 50 images per class five seeds decide nothing for them.",
+        "On CIFAR-100 methods with windows keep the ball out on two of three pairs, carnivores and "
+        "herbivores to flowers: with all images all three of them (5 seeds), and with 50 images "
+        "per class windows that must not change the answer (10 seeds). There training from scratch "
+        "is about as accurate as fine-tuning, or more accurate. On vehicles the answer is "
+        "undecided for all of them, although by the means windows of this kind pass with 50 images "
+        "per class, where training from scratch is over three points less accurate.",
     )
-    with_windows = ("window", "window-steady", "refit-window")
     (everything,) = page.answer_tables(["cifar-refit-all"]).values()
     (few,) = page.answer_tables(["cifar-refit"]).values()
-    assert set(everything.seeds) == set(few.seeds) == {5}
-    assert len(everything) == 3
-    assert (answers_with(everything, *with_windows, said="yes").sum() == 2).all()
-    assert all(abs(answer.clean) < 2 for answer in everything[tables.label("scratch")])
-    assert answers_with(few, *with_windows, said="undecided").all(axis=None)
+    assert (set(everything.seeds), set(few.seeds)) == ({5}, {10})
+    with_windows = ("window", "window-steady", "refit-window")
+    for table, methods in ((everything, with_windows), (few, ("window-steady",))):
+        vehicles = table.index.str.startswith("vehicles")
+        assert (sum(vehicles), sum(~vehicles)) == (1, 2)
+        assert answers_with(table[~vehicles], *methods, said="yes").all(axis=None)
+        assert answers_with(table[vehicles], *with_windows, said="undecided").all(axis=None)
+        assert all(answer.clean > -1 for answer in table[~vehicles][tables.label("scratch")])
+    (lone,) = few[few.index.str.startswith("vehicles")].to_dict("records")
+    steady = lone[tables.label("window-steady")]
+    assert steady.flips < 100 * claims.ALLOWED
+    assert steady.clean > -100 * claims.INFERIOR
+    assert lone[tables.label("scratch")].clean < -3
 
 
 def test_what_the_account_says_of_other_shortcuts_is_what_the_rows_say(page, says):
