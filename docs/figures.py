@@ -65,20 +65,31 @@ def enough_seeds(rows: pd.DataFrame) -> bool:
 
 
 def headline(dataset: str, rows: pd.DataFrame) -> Figure:
-    """Flip rates over the number of images, equal epochs, a panel per pair: the README's picture.
+    """Flip rates over the number of images, equal epochs: the README's picture.
 
     Args:
         dataset: its name.
         rows: of the transfers that were trained as usual.
     """
-    found = tables.in_order(tables.shortcut_at_test(rows))
-    pairs = list(found[found.method != tables.BEFORE].groupby(list(tables.PAIR), sort=False))
+    pairs = _by_pair(tables.shortcut_at_test(rows))
+    shown = {pair: _flip_panels(part)["equal epochs"] for pair, part in pairs.items()}
+    return _over_images(dataset, shown, "flip_rate", "flip rate")
+
+
+def _by_pair(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Name of each pair of tasks -> the rows of its transfers."""
+    transferred = tables.in_order(rows[~rows.method.isin([tables.BEFORE, BACKBONE])])
+    groups = transferred.groupby(list(tables.PAIR), sort=False)
+    return {" → ".join(pair): part for pair, part in groups}
+
+
+def _over_images(dataset: str, pairs: dict[str, pd.DataFrame], metric: str, ylabel: str) -> Figure:
+    """A metric over the target's images per class, a panel per pair."""
     size = (max(6, 4.2 * len(pairs)), 4.2)
     figure, axes = plt.subplots(1, len(pairs), figsize=size, squeeze=False, sharey=True)
-    for ax, (pair, part) in zip(axes[0], pairs, strict=True):
-        shown = _flip_panels(part)["equal epochs"]
-        title = f"{' → '.join(pair)} ({seed_count(shown)})"
-        plotting.by_size(shown, "flip_rate", ax, "flip rate", title, IMAGES_PER_CLASS[dataset])
+    for ax, (pair, part) in zip(axes[0], pairs.items(), strict=True):
+        title = f"{pair} ({seed_count(part)})"
+        plotting.by_size(part, metric, ax, ylabel, title, IMAGES_PER_CLASS[dataset])
         ax.label_outer()
     figure.suptitle(DATASETS[dataset].title)
     plotting.legend_below(figure, axes[0, -1])
@@ -137,13 +148,12 @@ def flip_rates(dataset: str, rows: pd.DataFrame) -> Figure:
         dataset: its name.
         rows: of the transfers that were trained as usual.
     """
-    found = tables.in_order(tables.shortcut_at_test(rows))
-    pairs = list(found[found.method != tables.BEFORE].groupby(list(tables.PAIR), sort=False))
-    columns = max(len(_flip_panels(part)) for _, part in pairs) + 1
+    pairs = _by_pair(tables.shortcut_at_test(rows))
+    columns = max(len(_flip_panels(part)) for part in pairs.values()) + 1
     size = (5.2 * columns, 4.2 * len(pairs))
     figure, axes = plt.subplots(len(pairs), columns, figsize=size, squeeze=False)
-    for line, (pair, part) in zip(axes, pairs, strict=True):
-        _flips_of_pair(dataset, " → ".join(pair), part, line)
+    for line, (pair, part) in zip(axes, pairs.items(), strict=True):
+        _flips_of_pair(dataset, pair, part, line)
     plotting.legend_below(figure, axes[-1, -1])
     return figure
 
@@ -173,14 +183,8 @@ def _flips_of_pair(dataset: str, pair: str, rows: pd.DataFrame, axes: np.ndarray
 
 def sizes() -> Figure:
     """When does transfer pay? Accuracy over clean target images per class, a panel per pair."""
-    rows = tables.in_order(tables.stored(SIZES_SWEEP))
-    pairs = list(rows[rows.method != BACKBONE].groupby(list(tables.PAIR), sort=False))
-    figure, axes = plt.subplots(1, len(pairs), figsize=(5.2 * len(pairs), 4.2), squeeze=False)
-    for ax, (pair, part) in zip(axes[0], pairs, strict=True):
-        title = f"{' → '.join(pair)} ({seed_count(part)})"
-        plotting.by_size(part, "val_accuracy", ax, "accuracy", title, IMAGES_PER_CLASS["cifar100"])
-    plotting.legend_below(figure, axes[0, -1])
-    return figure
+    pairs = _by_pair(tables.stored(SIZES_SWEEP))
+    return _over_images("cifar100", pairs, "val_accuracy", "accuracy")
 
 
 def trade_offs(name: str) -> Figure:
