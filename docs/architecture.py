@@ -215,11 +215,11 @@ The parameters of `sweeps/trainings.ipynb` say by themselves which runs there ar
 | a shortcut | one record in `data/shortcuts.py`, `PATCHES` |
 | a method | one record in `methods.py`, `METHODS` |
 | a blend, a schedule, a network | one record in `paths.py`, `schedules.py`, `models.py` |
-| a notebook parameter | one record of `PARAMETERS` and one field of `Settings`, in `settings.py` |
+| a notebook parameter | one record in `settings/parameters.py`, a field in `settings/records.py` |
 | an exercise | one record in `exercises/_nNN.py`, three cells of its notebook, its solution |
 | a sweep | one YAML file in `sweeps/` |
 | a place for runs | one entry of `LAUNCHERS` in `launchers.py`, or a file of one's own |
-| a table, a verdict, a figure | one function in `tables.py`, `claims.py`, `plotting.py` |
+| a table, a verdict, a figure | one function in a room of `tables/`, `claims/`, `plotting/` |
 
 `CONTRIBUTING.md` explains how; `docs/tried.md` says what was tried and did not pay.
 """

@@ -9,6 +9,7 @@ import pytest
 from small_rows import AROUND, shortcut_rows, values_of
 
 from rtl_utils import claims, statistics, tables
+from rtl_utils.claims import ranks
 from rtl_utils.distances import KINDS, Matrix
 from rtl_utils.store import FINAL
 
@@ -229,7 +230,7 @@ def test_accuracy_that_falls_with_distance_has_a_small_p():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_verdict_on_claim_6_is_that_of_the_permuted_tasks(sign, monkeypatch):
-    monkeypatch.setattr(claims, "holm", np.array)  # one kind alone: p = 1 / 24
+    monkeypatch.setattr(ranks, "holm", np.array)  # one kind alone: p = 1 / 24
     expected = "reproduced" if sign > 0 else "not reproduced"
     line = ranked(FAR, -sign * FAR)
     assert line["claim 6, our distances"] == expected

@@ -9,12 +9,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pretend_device import PretendDevice
 
-from rtl_utils import settings
 from rtl_utils.coupled import Coupled
 from rtl_utils.data import DATASETS, Shortcut, load, usual
 from rtl_utils.messages import shown
 from rtl_utils.methods import METHODS
-from rtl_utils.settings import PARAMETERS, Settings, Tried, check, validate
+from rtl_utils.settings import PARAMETERS, Settings, Tried, check, reading, validate
 from rtl_utils.training import Sgd
 
 GOOD = {
@@ -33,7 +32,7 @@ SYNTHETIC = GOOD | {"dataset": "synthetic"}
 @pytest.fixture
 def parameters(tmp_path, monkeypatch):
     """A namespace as a notebook's is after its parameters cell, with changes."""
-    monkeypatch.setattr(settings, "root", lambda: tmp_path)  # where a folder `out` would be made
+    monkeypatch.setattr(reading, "root", lambda: tmp_path)  # where a folder `out` would be made
 
     def make(base: dict = GOOD, **changes) -> dict:
         return base | {"out": str(tmp_path / "out")} | changes

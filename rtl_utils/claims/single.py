@@ -1,0 +1,291 @@
+"""The paper's single claims: about losses, LIME, chance and stuck runs."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.contingency_tables import mcnemar
+
+from rtl_utils.claims.verdicts import CHANCE, NEAR_CHANCE, p_text, with_verdicts
+from rtl_utils.runs import BACKBONE
+from rtl_utils.statistics import decided, evidence, holm, mean_interval, untested
+from rtl_utils.store import FINAL
+from rtl_utils.tables import (
+    BEFORE,
+    PAIR,
+    RISE,
+    STUCK,
+    label,
+    mean_text,
+    n_train_text,
+    paired,
+    points,
+    seed_count,
+    stuck_text,
+)
+
+CLAIM_4 = "claim 4: FT stuck more often"  # column of `frozen_table`
+# Where the shortcut is in the runs with frozen statistics and in the maps.
+CONDITIONS = (
+    "shortcut in the source and on every target image",
+    "shortcut in the source, clean target",
+    "clean source, shortcut on every target image",
+    "no shortcut",
+)
+
+
+def rise_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Claim 5: do restored features raise the loss of a transfer less than that of scratch?
+
+    Args:
+        rows: of `tables.with_rise`.
+
+    Returns:
+        One row per transfer and measure: the paired difference to scratch, p-values after Holm's
+        adjustment over the table, and the verdict on "less than scratch".
+    """
+    found = []
+    lines = []
+    keys = []
+    for measure, column in RISE.items():
+        for method in ("ft", "ut"):
+            difference = np.subtract(*paired(rows, measure, method, "scratch")).tolist()
+            found.append(evidence(difference, "below"))
+            keys.append((label(method), column.heading))
+            lines.append({"minus scratch": found[-1].interval.text(2)})
+    table = with_verdicts(pd.DataFrame(lines), found, keys, ["method", "measure"])
+    return table.rename(columns={"verdict": "claim 5"})
+
+
+def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Figures 2b and 2c: are the LIME weights of the spurious features smaller?
+
+    Args:
+        rows: tidy rows of the backbones and of the target models, one run per method and seed.
+
+    Returns:
+        One row per comparison: the paired difference of the mean |weight|, p-values after Holm's
+        adjustment over the table, and the verdict on "smaller". Empty if there are no rows.
+    """
+    if rows.empty:
+        return pd.DataFrame()
+    sizes = rows[(rows.metric == "lime_spurious") & (rows.epoch == FINAL)]
+    by_seed = sizes.pivot_table("value", index="seed", columns="method")
+    found = []
+    lines = []
+    keys = []
+    for a, b in (("ft", BACKBONE), ("ut", BACKBONE), ("ut", "ft")):
+        difference = (by_seed[a] - by_seed[b]).dropna()
+        found.append(evidence(difference.tolist(), "below"))
+        keys.append((f"{label(a)} minus {label(b)}",))
+        lines.append({"difference": found[-1].interval.text(4)})
+    table = with_verdicts(
+        pd.DataFrame(lines), found, keys, ["mean size of the LIME weight, features 0 to 19"]
+    )
+    return table.rename(columns={"verdict": "smaller"})
+
+
+def stuck_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Claim 4: is fine-tuning stuck more often than UT?
+
+    Args:
+        rows: tidy rows of "ft" and "ut", one run per pair of tasks, method and seed.
+
+    Returns:
+        One row per pair of tasks: its seeds; the stuck runs of both methods with Clopper-Pearson
+        intervals; p of McNemar's exact test, two-sided, on the runs paired by seed, adjusted by
+        Holm's method over the table and empty where nothing can be tested; and the verdict. Empty
+        if no pair has both methods.
+
+    Source: McNemar (1947).
+    """
+    stuck = []
+    lines = {}
+    for (source, target), part in rows.groupby(list(PAIR), sort=False):
+        training = part[part.metric == "train_accuracy"]
+        if not {"ft", "ut"} <= set(training.method):
+            continue
+        stuck.append(_stuck(part))
+        lines[f"{source} → {target}"] = {
+            "seeds": len(paired(part, "train_accuracy", "ut", "ft").a),
+            "FT stuck": stuck_text(part[part.method == "ft"]),
+            "UT stuck": stuck_text(part[part.method == "ut"]),
+        }
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("pair")
+    return _with_claim_4(table, stuck)
+
+
+def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Biased backbones before any transfer, with the shortcut on every image: the paper's claim 2.
+
+    Args:
+        rows: tidy rows of biased backbones on their own tasks, and of the method that trains
+            nothing on each target.
+
+    Returns:
+        One row per task and pair: accuracy and share of predictions in the shortcut's class; p of
+        "the accuracy is at chance" (within NEAR_CHANCE of it, TOST) and of its opposite, adjusted
+        by Holm's method over the table, and the verdict. Empty if there are no such rows.
+    """
+    biased = rows[rows.source_shortcut.notna()]
+    own = biased[biased.method == BACKBONE].assign(images="its own task")
+    before = biased[biased.method == BEFORE]
+    moved = before.assign(images=before.target)  # one network, whatever it might be trained on
+    shown = pd.concat([own, moved]).drop_duplicates(["source", "images", "seed", "metric"])
+    found = []
+    lines = []
+    keys = []
+    for key, part in shown.groupby(["source", "images"], sort=False):
+        accuracy = part.value[part.metric == "ball_accuracy"]
+        if accuracy.empty:
+            continue
+        keys.append(key)
+        found.append(evidence((accuracy - CHANCE).tolist(), "alike", NEAR_CHANCE))
+        share = part.value[part.metric == "ball_share"]
+        lines.append(
+            {
+                "seeds": part.seed.nunique(),
+                "accuracy, shortcut on all, %": mean_text(accuracy),
+                "in the shortcut's class, %": mean_text(share) if len(share) else "",
+            }
+        )
+    return with_verdicts(pd.DataFrame(lines), found, keys, ["backbone of", "images of"])
+
+
+def frozen_cases(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with frozen and updated BatchNorm statistics, named alike.
+
+    Args:
+        rows: tidy rows of "ft", "ut", "ft-frozen" and "ut-frozen".
+
+    Returns:
+        The rows with the method "ft" or "ut", and columns `statistics`, `images` (per class),
+        `learning rate` and `condition` (where the shortcut is).
+    """
+    moved = rows[rows.method.isin(["ft", "ut", "ft-frozen", "ut-frozen"])]
+    frozen = moved.method.str.endswith("-frozen")
+    biased = moved.source_shortcut.notna()
+    marked = moved.target_shortcut.notna()
+    where = np.select([biased & marked, biased, marked], list(CONDITIONS)[:3], list(CONDITIONS)[3])
+    return moved.assign(
+        method=moved.method.str.removesuffix("-frozen"),
+        statistics=np.where(frozen, "frozen", "updated"),
+        images=moved.n_train.map(n_train_text),
+        condition=where,
+        **{"learning rate": moved.lr},
+    )
+
+
+def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of FT and UT where BatchNorm statistics are frozen, beside updated ones.
+
+    Args:
+        rows: of `frozen_cases`.
+
+    Returns:
+        One row per condition, number of images, learning rate and kind of statistics: accuracies,
+        stuck runs, paired differences (of all seeds, and of those where neither run is stuck), the
+        verdict on "UT is more accurate than FT", and the verdict on the paper's claim 4, "FT is
+        stuck more often than UT". The p of claim 4 is that of McNemar's exact test, two-sided, on
+        runs paired by seed, adjusted by Holm's method over the table; it is empty where nothing can
+        be tested.
+
+    Source: McNemar (1947).
+    """
+    by = ["condition", "images", "learning rate", "statistics"]
+    found = []
+    stuck = []
+    lines = []
+    keys = []
+    order = {name: place for place, name in enumerate(CONDITIONS)}
+    placed = rows.assign(_place=rows.condition.map(order), _many=rows.images == "all")
+    placed = placed.sort_values(["_place", "_many", "learning rate", "statistics"], kind="stable")
+    for key, part in placed.groupby(by, sort=False):
+        if set(part.method) != {"ft", "ut"}:
+            continue
+        keys.append(key)
+        values = paired(part, "val_accuracy", "ut", "ft")
+        both = np.subtract(*values).tolist()
+        found.append(evidence(both, "above"))
+        stuck.append(_stuck(part))
+        line = {"seeds": f"{len(both)}"}
+        for method, of_method in zip(("ut", "ft"), values, strict=True):
+            chosen = part[part.method == method]
+            line[f"{method.upper()}, %"] = mean_interval(of_method).text(scale=100)
+            line[f"{method.upper()} stuck"] = stuck_text(chosen)
+        line["UT - FT, points"] = found[-1].interval.text(scale=100)
+        line["neither stuck: UT - FT, points"] = _unstuck_text(part)
+        lines.append(line)
+    return _with_claim_4(with_verdicts(pd.DataFrame(lines), found, keys, by), stuck)
+
+
+def map_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a map over learning rates, named alike.
+
+    Args:
+        rows: tidy rows of a sweep over learning rate, momentum and network.
+
+    Returns:
+        Those of `frozen_cases`; a network without BatchNorm, whose name ends in "-plain", has the
+        statistics "none" and the width without that ending.
+    """
+    found = frozen_cases(rows)
+    plain = found.width.str.endswith("-plain")
+    return found.assign(
+        width=found.width.str.removesuffix("-plain"),
+        statistics=found.statistics.mask(plain, "none"),
+    )
+
+
+class _Stuck(NamedTuple):
+    """Whether FT is stuck more often than UT, before any other row of the table is looked at.
+
+    Args:
+        more: stuck runs of FT minus those of UT.
+        p: of McNemar's exact test, two-sided; NaN where nothing can be tested.
+        untested: the verdict there; else empty.
+    """
+
+    more: int
+    p: float
+    untested: str
+
+
+def _stuck(rows: pd.DataFrame) -> _Stuck:
+    """What the runs of FT and UT, paired by seed, say about claim 4."""
+    ut, ft = (np.array(of) <= STUCK for of in paired(rows, "train_accuracy", "ut", "ft"))
+    none = untested(len(ft))
+    if not none and not (ft | ut).any():
+        none = "undecided (no run is stuck)"
+    only_ft = int((ft & ~ut).sum())
+    only_ut = int((ut & ~ft).sum())
+    # seeds where both runs are stuck, or neither is, do not count in McNemar's test
+    p = np.nan if none else float(mcnemar([[0, only_ft], [only_ut, 0]], exact=True).pvalue)
+    return _Stuck(only_ft - only_ut, p, none)
+
+
+def _with_claim_4(table: pd.DataFrame, stuck: Sequence[_Stuck]) -> pd.DataFrame:
+    """The table with the p and the verdict of claim 4."""
+    if table.empty:
+        return table
+    says = []
+    adjusted = holm([one.p for one in stuck])
+    for one, p in zip(stuck, adjusted, strict=True):
+        more, fewer = (p, 1.0) if one.more > 0 else (1.0, p)
+        says.append(one.untested or decided(more, fewer))
+    return table.assign(
+        **{
+            "stuck, FT against UT: p of McNemar's test, Holm": [p_text(p) for p in adjusted],
+            CLAIM_4: says,
+        }
+    )
+
+
+def _unstuck_text(rows: pd.DataFrame) -> str:
+    """UT minus FT in points, of the seeds where neither run is stuck, and how many they are."""
+    training = rows[rows.metric == "train_accuracy"]
+    stuck = set(training.seed[training.value <= STUCK])
+    kept = rows[~rows.seed.isin(stuck)]
+    text = points(kept, "val_accuracy", "ut", "ft")
+    return f"{text} ({seed_count(kept)})" if text else ""

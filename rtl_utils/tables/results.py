@@ -1,0 +1,206 @@
+"""The tables of the results page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rtl_utils import paper
+from rtl_utils.runs import BACKBONE
+from rtl_utils.tables.choices import PAIR, by_images, shared_seeds, sizes
+from rtl_utils.tables.summaries import SHORTCUT_TEST, Column, per_group, points, summary
+from rtl_utils.tables.texts import (
+    BEFORE,
+    group_index,
+    mean_text,
+    n_train_text,
+    seed_count,
+    stuck_text,
+)
+
+PAPER_ACCURACY = Column("paper, %", 100)  # of tables 1 to 3
+
+
+def backbone_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Backbones on their own task, with and without the shortcut on one of its classes."""
+    backbones = rows[rows.method == BACKBONE]
+    columns = {
+        "train_accuracy": Column("training, %", 100),
+        "val_accuracy": Column("validation, %", 100),
+        "clean_accuracy": Column("without shortcut, %", 100),
+        "ball_accuracy": Column("shortcut on all, %", 100),
+        "ball_share": Column("in the shortcut's class, shortcut on all, %", 100),
+    }
+    shortcut = backbones.source_shortcut.fillna("none")
+    named = backbones.assign(shortcut=shortcut)
+    by = ["source", "shortcut"]
+    return _with_seeds(summary(named, columns, by), named, by)
+
+
+def clean_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Transfers between clean tasks, beside the paper's tables 1 and 2."""
+    columns = {
+        "weight_length": Column("weight length ∫\\|dw\\|"),
+        "train_loss": Column("training loss", 1, 3),
+        "val_loss": Column("validation loss", 1, 3),
+        "val_accuracy": Column("validation accuracy, %", 100),
+    }
+    table = summary(rows, columns, [*PAIR, "method"])
+    table = with_paper(table, {m: f"{m}_accuracy" for m in ("ft", "fixed", "ut")})
+    loss = Column("paper: loss", 1, 3)
+    table = with_paper(table, {m: f"{m}_loss" for m in ("ft", "fixed", "ut")}, loss)
+    distance = Column("paper: distance", 1, 2)
+    return with_paper(table, {m: f"{m}_distance" for m in ("ft", "ut")}, distance)
+
+
+def target_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Transfers to a target with the shortcut on every image, beside the paper's table 3."""
+    columns = {
+        "val_accuracy": Column("accuracy, shortcut on all, %", 100),
+        "clean_accuracy": Column("accuracy, shortcut removed, %", 100),
+        "val_loss": Column("validation loss", 1, 3),
+    }
+    by = [*PAIR, "method"]
+    table = summary(rows, columns, by).assign(**{"stuck runs": per_group(rows, by, stuck_text)})
+    return with_paper(table, {m: f"ball_{m}_accuracy" for m in ("ft", "ut")})
+
+
+def control_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fine-tuning to a target with the shortcut on every image, under other conditions."""
+    part = rows[rows.target_shortcut.notna() & (rows.method == "ft")].assign(control="")
+    part.loc[part.source_shortcut.isna(), "control"] = "clean source"
+    part.loc[part.lr < part.lr.max(), "control"] = "a tenth of the learning rate"
+    part.loc[part.epochs < part.epochs.max(), "control"] = "only the epochs of UT at τ = 1"
+    columns = {"val_accuracy": Column("accuracy, shortcut on all, %", 100)}
+    return summary(part[part.control != ""], columns, [*PAIR, "control"])
+
+
+def size_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The shortcut test over the number of clean target images per class.
+
+    Args:
+        rows: tidy rows of transfers to a clean target, see `shortcut_columns`.
+    """
+    parts = [part.assign(**{"images per class": n}) for n, part in by_images(rows).items()]
+    return shortcut_columns(pd.concat(parts), [*PAIR, "images per class", "method"])
+
+
+def shortcut_columns(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The shortcut test with both of its references, one row per group.
+
+    Args:
+        rows: tidy rows of transfers to a clean target, from biased sources and, for what is
+            inherited, from clean ones.
+        by: columns that name a group, "method" the last.
+
+    Returns:
+        The test of the biased sources; the flips beyond those from scratch, which is less accurate
+        with few images; the inherited flips, those from a biased backbone beyond those from a clean
+        one; and the stuck runs. Differences are paired by seed, with 95 % intervals; one that has
+        fewer seeds than its method says how many. The first column counts seeds where groups
+        differ in them. A column that would be empty is left out.
+    """
+    biased = rows[rows.source_shortcut.notna()]
+    share = Column("in the shortcut's class, with shortcut, %", 100)
+    table = summary(biased, SHORTCUT_TEST | {"ball_share": share}, by)
+    outer = list(by[:-1])
+    from_scratch: dict[Any, str] = {}
+    inherited: dict[Any, str] = {}
+    flips = rows[rows.metric == "flip_rate"]
+    for key, part in flips.groupby(outer, sort=False) if outer else [((), flips)]:
+        source = np.where(part.source_shortcut.notna(), "biased", "clean")
+        part = part.assign(_source=source)
+        for method in part.method.unique():
+            place = (*key, method) if outer else method
+            own = part[part.method == method]
+            biased_part = part[source == "biased"]
+            from_scratch[place] = _points_of(biased_part, method, "scratch", "method")
+            inherited[place] = _points_of(own, "biased", "clean", "_source")
+    extra = {
+        "flips minus scratch, points": [from_scratch.get(key, "") for key in table.index],
+        "inherited flips, points": [inherited.get(key, "") for key in table.index],
+        "stuck runs": per_group(biased, by, stuck_text),
+    }
+    table = table.assign(**{name: texts for name, texts in extra.items() if any(texts)})
+    return _with_seeds(table, biased, by)
+
+
+def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Flips with few images and few steps, with few images and many steps, and with all images.
+
+    Args:
+        rows: tidy rows of shortcut tests, some numbers of images with two lengths of training.
+
+    Returns:
+        One row per pair, number of images and method that have all three: the seeds that all three
+        share, and of these the flips in percent, and their paired differences in points with 95 %
+        intervals. Empty if there are none.
+    """
+    lines = []
+    keys = []
+    flips = rows[(rows.metric == "flip_rate") & (rows.method != BEFORE)]
+    for (*pair, method), part in flips.groupby([*PAIR, "method"], sort=False):
+        everything = part[part.n_train.isna()].assign(_setting="all")
+        for size in sizes(part):
+            few = part[part.n_train == size]
+            short = few.epochs.min()
+            if short == few.epochs.max() or everything.empty:
+                continue
+            named = few.assign(_setting=np.where(few.epochs == short, "few", "many"))
+            three = shared_seeds(pd.concat([named, everything]), ["_setting"])
+            if three.empty:
+                continue
+            values = {name: three.value[three._setting == name] for name in ("few", "many", "all")}
+            keys.append((*pair, n_train_text(size), method))
+            lines.append(
+                {
+                    "seeds": three.seed.nunique(),
+                    f"{short:.0f} epochs, %": mean_text(values["few"]),
+                    "as many steps as with all images, %": mean_text(values["many"]),
+                    "all images, %": mean_text(values["all"]),
+                    "fewer steps, points": points(three, "flip_rate", "few", "many", "_setting"),
+                    "fewer images, points": points(three, "flip_rate", "many", "all", "_setting"),
+                }
+            )
+    if not lines:
+        return pd.DataFrame()
+    return pd.DataFrame(lines, index=group_index(keys, [*PAIR, "images per class", "method"]))
+
+
+def with_paper(
+    table: pd.DataFrame, names: Mapping[str, str], column: Column = PAPER_ACCURACY
+) -> pd.DataFrame:
+    """The table with a column of the paper's numbers, if the paper has one for any of its rows.
+
+    Args:
+        table: with the index (source, target, method).
+        names: method -> name of its number in `paper.TABLES`.
+        column: heading, factor and digits of the numbers.
+    """
+    reported = [
+        paper.value(source, target, names.get(method, "")) for source, target, method in table.index
+    ]
+    if all(value is None for value in reported):
+        return table
+    texts = [
+        "" if value is None else f"{column.factor * value:.{column.digits}f}" for value in reported
+    ]
+    return table.assign(**{column.heading: texts})
+
+
+def _with_seeds(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The table of `summary` with a first column of seeds, if its groups differ in them."""
+    counts = per_group(rows, by, lambda part: str(part.seed.nunique()))
+    if len(set(counts)) > 1:
+        table.insert(0, "seeds", counts)
+    return table
+
+
+def _points_of(rows: pd.DataFrame, a: str, b: str, column: str) -> str:
+    """`points` of flip rates; says its seeds where they are fewer than those of a."""
+    text = points(rows, "flip_rate", a, b, column)
+    own = rows[(rows.metric == "flip_rate") & (rows[column] == a)]
+    shared = own[own.seed.isin(rows.seed[rows[column] == b])]
+    few = text and shared.seed.nunique() < own.seed.nunique()
+    return f"{text} ({seed_count(shared)})" if few else text
