@@ -41,8 +41,10 @@ def distances_page() -> str:
         entries, not their sizes.""",
         *numbers_section(matrices),
         "## Tasks as places",
-        """Classical scaling of the matrices, made symmetric by the mean of both directions:
-        tasks that are near each other in a map are near by that distance.""",
+        """Classical scaling of the matrices, made symmetric by the mean of both directions. A plane
+        cannot hold these distances: the error of a map is the root mean square of drawn minus
+        measured distances, over the measured ones. Where it is large, do not read the map.""",
+        f"The errors: {listed(map_errors(matrices))}.",
         "![The five tasks in a plane, by each distance](places.png)",
         *ranks_section(matrices, rows),
     )
@@ -72,6 +74,15 @@ def numbers_section(matrices: Mapping[str, distances.Matrix]) -> list[str]:
     return parts
 
 
+def map_errors(matrices: Mapping[str, distances.Matrix]) -> list[str]:
+    """How far each map is from its distances, kind by kind."""
+    return [
+        f"{kind} {100 * distances.embedding_error(matrices[kind]):.0f} %"
+        for kind in paper.GAO_DISTANCES
+        if kind in matrices
+    ]
+
+
 def no_interval(titles: list[str]) -> str:
     """Which distances have no interval here."""
     return f"There is no interval for the {listed(titles)}." if titles else ""
@@ -90,9 +101,11 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
         is the share of the {factorial(len(paper.GAO_TASKS))} orders of the tasks that give a
         correlation as low, adjusted by Holm's method over the kinds of distance. The paper makes
         that claim of the fine-tuning distance; it is asked here of every kind, so the adjustment is
-        over all. {smallest_p(tested or len(table))} The last four columns ask the same of Gao &
-        Chaudhari's published distances and our accuracies; their Riemannian length is the one that
-        they call fine-tuning distance.""",
+        over all. A kind of distance is judged where {claims.MEASURED} seeds or more measured it:
+        the tasks are what is permuted, and seeds only steady the entries.
+        {smallest_p(tested or len(table))} The last four columns ask the same of Gao & Chaudhari's
+        published distances and our accuracies; their Riemannian length is the one that they call
+        fine-tuning distance.""",
         tables.markdown(table),
         claims.coupled_text(rows, paper.GAO_TASKS, paper.GAO_DISTANCES),
         "![Accuracy after transfer over distance](accuracy_over_distance.png)",

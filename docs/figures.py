@@ -129,15 +129,16 @@ def every_run(dataset: str, rows: pd.DataFrame) -> Figure:
     methods = list(dict.fromkeys(tables.in_order(moved).method))
     size = (1.8 + 2.9 * len(panels), 1.2 + 0.36 * len(methods) * len(pairs))
     shape = (len(pairs), len(panels))
+    title = DATASETS[dataset].title
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex="col", sharey=True)
     for line, (source, target) in zip(axes, pairs, strict=True):
-        for ax, (title, (part, metric, xlabel)) in zip(line, panels.items(), strict=True):
+        for ax, (head, (part, metric, xlabel)) in zip(line, panels.items(), strict=True):
             own = part[(part.source == source) & (part.target == target)]
-            plotting.runs(own, metric, methods, ax, xlabel, f"{title}\n({seed_count(own)})")
+            plotting.runs(own, metric, methods, ax, xlabel, f"{head}\n({seed_count(own)})")
             ax.label_outer()
             ax.title.set_fontsize(10)
         line[0].set_ylabel(f"{source}\n→ {target}")
-    figure.suptitle(f"Every run ({DATASETS[dataset].title})")
+    figure.suptitle(f"Every run from a biased source or between clean tasks ({title})")
     return figure
 
 
@@ -174,8 +175,8 @@ def _flips_of_pair(dataset: str, pair: str, rows: pd.DataFrame, axes: np.ndarray
     for ax, (name, part) in zip(axes, panels.items(), strict=False):
         title = f"Flip rate, {name}\n({pair}, {seed_count(part)})"
         plotting.by_size(part, "flip_rate", ax, "flip rate", title, everything)
-    last = list(panels.values())[-1]
-    title = f"Shortcut on every test image\n({pair}, {seed_count(last)})"
+    name, last = list(panels.items())[-1]
+    title = f"Shortcut on every test image, {name}\n({pair}, {seed_count(last)})"
     ylabel = "predictions of the shortcut's class"
     plotting.by_size(last, "ball_share", axes[-1], ylabel, title, everything)
     plotting.chance(axes[-1], claims.CHANCE)

@@ -6,15 +6,16 @@ from typing import NamedTuple
 
 import pandas as pd
 from distance_page import RANKS_TITLE
-from sections import course_title
+from sections import FROZEN_SWEEP, course_title, frozen_title
 from synthetic import SYNTHETIC_SWEEP, SYNTHETIC_TITLE, target_models
 from wording import ON_IMAGES, paragraphs, transfers
 
 from rtl_utils import claims, distances, paper, tables
 from rtl_utils.data import DATASETS
 from rtl_utils.runs import BACKBONE
+from rtl_utils.statistics import FEWEST, mean_interval
 from rtl_utils.store import FINAL
-from rtl_utils.tables import PAIR
+from rtl_utils.tables import PAIR, listed
 
 NOTEBOOK = "notebook [{number}](../notebooks/{name}.ipynb)"
 
@@ -42,7 +43,7 @@ class Item(NamedTuple):
 def items_section() -> str:
     """Every table, figure and claim of the paper, with its place, data, seeds and verdict."""
     items = [*synthetic_items(), *[item for name in ON_IMAGES for item in course_items(name)]]
-    items += distance_items()
+    items += [*frozen_items(), *distance_items()]
     if not items:
         return ""
     table = pd.DataFrame(sorted(items, key=lambda item: _place(item.item)))
@@ -67,7 +68,11 @@ def synthetic_items() -> Iterator[Item]:
         return
     section = _link("this section", SYNTHETIC_TITLE)
     data = "synthetic"
-    plain, *others = target_models(rows).values()
+    models = {
+        "with the lasso" if l1 else "without the lasso": part
+        for l1, part in target_models(rows).items()
+    }
+    plain = models["without the lasso"]
     losses = ", ".join(
         f"{tables.label(method)} {_mean(plain, method, 'val_loss'):.3f} "
         f"({paper.SYNTHETIC[method]:.3f})"
@@ -81,11 +86,8 @@ def synthetic_items() -> Iterator[Item]:
         _seeds(plain),
         f"validation loss, the paper's in brackets: {losses}",
     )
-    rises = [claims.rise_table(tables.with_rise(part)) for part in (plain, *others)]
-    said = [
-        f"{'with' if k else 'without'} the lasso: {_counts(table['claim 5'])}"
-        for k, table in enumerate(rises)
-    ]
+    rises = {name: claims.rise_table(tables.with_rise(part)) for name, part in models.items()}
+    said = [f"{name}: {_by_measure(table['claim 5'])}" for name, table in rises.items()]
     where = f"{_notebook('01_synthetic_task')}; {section}"
     yield Item(
         "Figure 2a",
@@ -93,11 +95,11 @@ def synthetic_items() -> Iterator[Item]:
         where,
         data,
         _seeds(plain),
-        "see claim 5",
+        "; ".join(f"{name}: {_rising(part)}" for name, part in models.items()),
     )
     yield Item(
         "Claim 5",
-        "a transfer is hurt no more than training from scratch",
+        "the loss of a transfer rises less than that of training from scratch",
         where,
         data,
         _seeds(plain),
@@ -106,11 +108,29 @@ def synthetic_items() -> Iterator[Item]:
     yield from _lime_items(rows, plain, data)
 
 
+def _by_measure(verdicts: "pd.Series[str]") -> str:
+    """The verdicts on each measure of claim 5."""
+    measures = verdicts.groupby(level="measure", sort=False)
+    return listed(f"{measure} {_counts(part)}" for measure, part in measures)
+
+
+def _rising(rows: pd.DataFrame) -> str:
+    """For which methods the restored loss is larger, by the interval of the logarithm's mean."""
+    ratios = tables.with_rise(tables.in_order(rows))
+    ratios = ratios[ratios.metric == "log_ratio"]
+    rise = [
+        tables.label(method)
+        for method, part in ratios.groupby("method", sort=False)
+        if mean_interval(part.value.tolist()).low > 0
+    ]
+    return f"they rise ({', '.join(rise)})" if rise else "no rise is shown"
+
+
 def _lime_items(rows: pd.DataFrame, plain: pd.DataFrame, data: str) -> Iterator[Item]:
     models = pd.concat([rows[rows.method == BACKBONE], plain])
     smaller = claims.lime_table(models)["smaller"]
     where = f"{_notebook('02_lime_probing')}; {_link('this section', SYNTHETIC_TITLE)}"
-    ft, ut, both = smaller
+    ft, ut, both, ft_scratch, ut_scratch = smaller
     yield Item(
         "Figure 2b",
         "LIME: spurious features weigh less in UT than in FT",
@@ -126,6 +146,14 @@ def _lime_items(rows: pd.DataFrame, plain: pd.DataFrame, data: str) -> Iterator[
         data,
         _seeds(models),
         f"FT: {ft}; UT: {ut}",
+    )
+    yield Item(
+        "Claim 5",
+        "LIME: spurious features weigh less in a transfer than in training from scratch",
+        where,
+        data,
+        _seeds(models),
+        f"FT: {ft_scratch}; UT: {ut_scratch}",
     )
 
 
@@ -160,20 +188,22 @@ def course_items(dataset: str) -> Iterator[Item]:
             where = f"{_notebook(notebook)}; {section}"
             yield Item(item, shows, where, title, _seeds(part), said)
     if dataset == "cifar100":
+        notebooks = f"{_notebook('03_cifar_baselines')} and {_notebook('04_tennis_ball_bias')}"
         yield Item(
             "Figure 3",
             "images with and without the tennis ball",
-            f"{_notebook('04_tennis_ball_bias')} draws them",
+            f"{notebooks} draw them where `dataset` is `cifar100`",
             title,
             "",
             "a picture, nothing to test",
         )
     chance = claims.chance_table(rows)
-    if len(chance):
+    targets = chance[chance.index.get_level_values("images of") != claims.OWN_TASK]
+    if len(targets):
         where = f"{_notebook('04_tennis_ball_bias')}; {section}"
-        shows = "a biased backbone is at chance where every image has the shortcut"
-        seeds = _numbers(chance["seeds"])
-        yield Item("Claim 2", shows, where, title, seeds, _counts(chance["verdict"]))
+        shows = "a biased backbone is at chance on a target where every image has the shortcut"
+        seeds = _numbers(targets["seeds"])
+        yield Item("Claim 2", shows, where, title, seeds, _counts(targets["verdict"]))
     yield from _judged_items(judged, marked, title, section)
 
 
@@ -185,6 +215,7 @@ def _judged_items(
         ("1:", "Claim 1", "FT and UT perform alike on clean tasks", "03_cifar_baselines"),
         ("3:", "Claim 3", "UT beats FT with the shortcut on every image", "05_ut_vs_ft"),
         ("UT flips", "Beyond", "UT flips less than FT (clean target)", "04_tennis_ball_bias"),
+        ("UT (mix", "Beyond", "UT (mixture) flips less than FT", "04_tennis_ball_bias"),
     ]
     for start, item, shows, notebook in lines:
         part = judged[judged.index.str.startswith(start)] if len(judged) else judged
@@ -195,23 +226,56 @@ def _judged_items(
     stuck = claims.stuck_table(marked) if len(marked) else marked
     if len(stuck):
         where = f"{_notebook('05_ut_vs_ft')}; {section}"
-        counts = _counts(stuck[claims.CLAIM_4])
+        counts = f"{_counts(stuck[claims.CLAIM_4])}; {_stuck_at_most(stuck)}"
         shows = "FT gets stuck more often than UT"
         yield Item("Claim 4", shows, where, title, _numbers(stuck["seeds"]), counts)
 
 
+def _stuck_at_most(stuck: pd.DataFrame) -> str:
+    """How often fine-tuning is stuck, pair by pair."""
+    return f"FT stuck: {', '.join(dict.fromkeys(stuck['FT stuck']))}"
+
+
+def frozen_items() -> Iterator[Item]:
+    """Claims 3 and 4 once more, where BatchNorm's statistics are frozen."""
+    rows = tables.stored(FROZEN_SWEEP)
+    if rows.empty:
+        return
+    table = claims.frozen_table(claims.frozen_cases(rows)).reset_index()
+    usual = table["learning rate"] == table["learning rate"].max()
+    marked = table.condition == claims.CONDITIONS[0]
+    chosen = table[usual & marked & (table.images == "all") & (table.statistics == "frozen")]
+    where = f"{_notebook('05_ut_vs_ft')}; {_link('this section', frozen_title(rows))}"
+    title = f"{DATASETS[rows.dataset.iloc[0]].title}, statistics of BatchNorm frozen"
+    shows = {
+        "Claim 3": ("UT beats FT with the shortcut on every image", "verdict"),
+        "Claim 4": ("FT gets stuck more often than UT", claims.CLAIM_4),
+    }
+    for _, line in chosen.iterrows():
+        stuck = f"; FT stuck: {line['FT stuck']}, UT: {line['UT stuck']}"
+        for item, (text, column) in shows.items():
+            said = f"{line[column]}{stuck if item == 'Claim 4' else ''}"
+            yield Item(item, text, where, title, line.seeds, said)
+
+
 def _beside_paper(rows: pd.DataFrame, prefix: str, methods: list[str]) -> str:
-    """Mean accuracies minus the paper's, in points, pair by pair."""
+    """Mean accuracies minus the paper's, in points, pair by pair, and how many agree with it."""
     said = []
     for method in methods:
-        points = [
-            f"{100 * (_mean(part, method, 'val_accuracy') - reported):+.1f}"
-            for pair in paper.TABLES
-            if len(part := _of_pair(rows, *pair, method))
-            and (reported := paper.value(*pair, f"{prefix}{method}_accuracy")) is not None
-        ]
+        points = []
+        inside = []
+        for pair in paper.TABLES:
+            values = _of_pair(rows, *pair, method).value.tolist()
+            reported = paper.value(*pair, f"{prefix}{method}_accuracy")
+            if not values or reported is None:
+                continue
+            ours = mean_interval(values)
+            points.append(f"{100 * (ours.mean - reported):+.1f}")
+            if ours.n >= FEWEST:
+                inside.append(ours.low <= reported <= ours.high)
         if points:
-            said.append(f"{tables.label(method)} {', '.join(points)}")
+            agree = f" ({sum(inside)} of {len(inside)} in our interval)" if inside else ""
+            said.append(f"{tables.label(method)} {', '.join(points)}{agree}")
     return f"ours minus the paper's: {'; '.join(said)}" if said else ""
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import pdist, squareform
 from sklearn.manifold import ClassicalMDS
 
 from rtl_utils.experiments import FINAL, Run, run
@@ -221,9 +222,24 @@ def embedding(distances: Matrix) -> np.ndarray:
 
     Source: classical scaling, Torgerson (1952).
     """
-    symmetric = (distances.mean + distances.mean.T) / 2
     scaling = ClassicalMDS(n_components=2, metric="precomputed")
-    return np.asarray(scaling.fit_transform(symmetric))
+    return np.asarray(scaling.fit_transform(_symmetric(distances)))
+
+
+def embedding_error(distances: Matrix) -> float:
+    """How far the places of `embedding` are from the distances: 0 where a plane holds them all.
+
+    error = sqrt(sum (drawn - measured)^2 / sum measured^2), over pairs of tasks; it is Kruskal's
+    stress with the measured distances below the fraction.
+    """
+    measured = squareform(_symmetric(distances), checks=False)
+    drawn = pdist(embedding(distances))
+    return float(np.sqrt(((drawn - measured) ** 2).sum() / (measured**2).sum()))
+
+
+def _symmetric(distances: Matrix) -> np.ndarray:
+    """(k, k) means of both directions."""
+    return np.asarray((distances.mean + distances.mean.T) / 2)
 
 
 def accuracies(

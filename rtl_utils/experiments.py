@@ -17,15 +17,7 @@ from rtl_utils.models import Net, build, predict
 from rtl_utils.paths import Path as TaskPath
 from rtl_utils.progress import Bar
 from rtl_utils.provenance import provenance, revision
-from rtl_utils.runs import (
-    BACKBONE,
-    Run,
-    check_fields,
-    clean_tasks,
-    reads,
-    target_views,
-    tasks,
-)
+from rtl_utils.runs import BACKBONE, Run, check_fields, clean_tasks, reads, target_views, tasks
 from rtl_utils.schedules import CONSTANT, IsoClassification
 from rtl_utils.store import FINAL, DamagedRunsWarning, Row, Store
 from rtl_utils.training import History, Replica, TrainingDiverged, example_loss, one_thread

@@ -1,14 +1,18 @@
-"""Numbers of docs/results.md, computed again from the CSV files without the package."""
+"""Numbers and verdicts of docs/results.md, computed again from the files without the package."""
 
 import csv
 import math
 import re
+import statistics
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from rtl_utils import claims
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = r"-?\d[\d.]*(?:e-?\d+)?"
@@ -103,10 +107,10 @@ def cell(part, column, **where):
 
 
 def mean_and_ends(values):
-    """Mean and Student's 95 % interval, from their definitions; too few have no interval."""
+    """Mean and Student's 95 % interval, from their definitions; under five have no interval."""
     n = len(values)
     mean = sum(values) / n
-    if n < 3:
+    if n < 5:
         return [mean]
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
     reach = stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n)
@@ -151,29 +155,171 @@ def test_a_mean_and_its_interval(pair, of, method):
     )
 
 
-CLAIMS = {
-    THIRD: ("3: UT beats FT, shortcut on every target image (accuracy)", "val_accuracy"),
-    TESTED: ("UT flips less than FT, all images (flip rate)", "flip_rate"),
-}
+# --- claims ---------------------------------------------------------------------------------------
+
+
+class Claim(NamedTuple):
+    """A line of the table of verdicts, as its text begins, and the test that it needs."""
+
+    text: str
+    heading: str
+    metric: str
+    direction: str
+    a: str = "ut"
+    n_train: str = ""
+
+
+MARGIN = 0.03  # of claim 1, as sweeps/table1.yaml says
+CHANCE, NEAR = 0.2, 0.05
+# The families of Holm's method, as the notes in sweeps/*.yaml name them.
+FAMILIES = [
+    [Claim("1: UT and FT alike on clean tasks", FIRST, "val_accuracy", "alike")],
+    [Claim("3: UT beats FT", THIRD, "val_accuracy", "above")],
+    [
+        Claim(f"{name} flips less than FT, {size}", TESTED, "flip_rate", "below", method, n_train)
+        for method, name in (("ut", "UT"), ("ut-mixture", "UT (mixture)"))
+        for size, n_train in (("50 images per class", "50"), ("all images", ""))
+    ],
+]
+
+
+def p_values(values, direction, margin=0.0):
+    """p of a claim and of its opposite, by scipy's t tests."""
+
+    def p(bound, alternative):
+        return stats.ttest_1samp(values, bound, alternative=alternative).pvalue
+
+    if direction == "alike":
+        inside = max(p(-margin, "greater"), p(margin, "less"))
+        return inside, min(1.0, 2 * min(p(-margin, "less"), p(margin, "greater")))
+    for_, against = ("greater", "less") if direction == "above" else ("less", "greater")
+    return min(1.0, 2 * p(0.0, for_)), min(1.0, 2 * p(0.0, against))
+
+
+def adjusted(p):
+    """By Holm's method, as statsmodels has it."""
+    return multipletests(p, method="holm")[1]
+
+
+def of_claim(pair, claim):
+    """Differences of a claim on a pair of tasks, seeds rising."""
+    where = pair.where(claim.heading) | {"n_train": claim.n_train}
+    rows = lines(pair, claim.heading)
+    of_a, ft = (by_seed(rows, where, method, claim.metric) for method in (claim.a, "ft"))
+    return [of_a[seed] - ft[seed] for seed in sorted(of_a.keys() & ft.keys())]
+
+
+def line_of(part, start, pair):
+    """The line of a table of verdicts, as a dictionary."""
+    split = [[text.strip() for text in row.split("|")[1:-1]] for row in part.split("\n")]
+    (head,) = [row for row in split if row[:2] == ["claim", "pair"]]
+    (row,) = [row for row in split if row and row[0].startswith(start) and row[1] == pair]
+    return dict(zip(head, row, strict=True))
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(NUMBER, text)]
+
+
+def said(p, opposite):
+    """The verdict by two adjusted p-values."""
+    if p < 0.05:
+        return "reproduced"
+    return "not reproduced" if opposite < 0.05 else "undecided"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[0].text[:12])
+def test_differences_p_values_and_verdicts_of_a_family(family):
+    """The paper's three pairs, adjusted over all lines of the family."""
+    asked = [(pair, claim) for claim in family for pair in PAIRS if pair.title == "CIFAR-100"]
+    values = [of_claim(pair, claim) for pair, claim in asked]
+    found = [
+        p_values(of, claim.direction, MARGIN) for of, (_, claim) in zip(values, asked, strict=True)
+    ]
+    each = zip(asked, values, *(adjusted(p) for p in zip(*found, strict=True)), strict=True)
+    part = sections("CIFAR-100")["Verdicts on the claims"]
+    for (pair, claim), of, p, opposite in each:
+        line = line_of(part, claim.text, f"{pair.source} → {pair.target}")
+        assert numbers(line["difference, points"]) == pytest.approx(
+            mean_and_ends([100 * value for value in of]), abs=0.06
+        )
+        assert line["seeds"] == str(len(of))
+        assert float(line["p, Holm"]) == pytest.approx(p, rel=0.06)  # the page has two digits
+        assert float(line["p of the opposite, Holm"]) == pytest.approx(opposite, rel=0.06)
+        assert line["verdict"] == said(p, opposite)
+
+
+def test_margins_are_those_of_the_notes():
+    assert "alike means within 3 points" in " ".join(
+        (ROOT / "sweeps" / "table1.yaml").read_text().split()
+    )
+    assert (claims.ALIKE, claims.CHANCE, claims.NEAR_CHANCE) == (MARGIN, CHANCE, NEAR)
+
+
+def test_claim_2_on_the_three_targets():
+    """The backbone as it is, with the ball on every image of the target."""
+    pairs = [pair for pair in PAIRS if pair.title == "CIFAR-100"]
+    before = [
+        by_seed(lines(pair, TESTED), pair.where(TESTED), "before", "ball_accuracy").values()
+        for pair in pairs
+    ]
+    found = [p_values([v - CHANCE for v in values], "alike", NEAR) for values in before]
+    part = sections("CIFAR-100")["Before any transfer: is the biased backbone at chance?"]
+    each = zip(pairs, before, *(adjusted(p) for p in zip(*found, strict=True)), strict=True)
+    for pair, values, p, opposite in each:
+        named = {"backbone of": pair.source, "images of": pair.target}
+        assert cell(part, "accuracy, shortcut on all, %", **named) == pytest.approx(
+            mean_and_ends([100 * value for value in values]), abs=0.06
+        )
+        assert cell(part, "p, Holm", **named) == pytest.approx([p], rel=0.06)
+        assert f"| {said(p, opposite)} |" in next(
+            row for row in part.split("\n") if f"| {pair.source} | {pair.target} |" in row
+        )
 
 
 @pytest.mark.parametrize(
-    ("pair", "heading"),
+    ("a", "b", "family"),
     [
-        pytest.param(pair, heading, id=f"{pair.source}, {heading[:12]}")
-        for pair in PAIRS
-        for heading in CLAIMS
-        if stored(pair, heading)
+        ("ut", "ft", (("ft", "backbone"), ("ut", "backbone"), ("ut", "ft"))),
+        ("ut", "scratch", (("ft", "scratch"), ("ut", "scratch"))),
     ],
 )
-def test_a_difference_with_its_interval(pair, heading):
-    claim, metric = CLAIMS[heading]
-    rows = lines(pair, heading)
-    ut, ft = (by_seed(rows, pair.where(heading), method, metric) for method in ("ut", "ft"))
-    differences = [100 * (ut[seed] - ft[seed]) for seed in sorted(ut.keys() & ft.keys())]
-    part = sections(pair.title)["Verdicts on the claims"]
-    named = {"claim": claim, "pair": f"{pair.source} → {pair.target}"}
-    assert cell(part, "UT - FT, points", **named) == pytest.approx(
-        mean_and_ends(differences), abs=0.06
+def test_lime_weights_of_the_spurious_features(a, b, family):
+    rows = []
+    for path in (ROOT / "results" / "synthetic").glob("seed-*.csv"):
+        with path.open() as file:
+            rows += csv.DictReader(file)
+    # without the lasso, but for the backbones, which have it
+    rows = [row for row in rows if row["method"] == "backbone" or float(row["l1"] or 0) == 0]
+    sizes = {name: by_seed(rows, {}, name, "lime_spurious") for pair in family for name in pair}
+    differences = {
+        (x, y): [sizes[x][seed] - sizes[y][seed] for seed in sorted(sizes[x])] for x, y in family
+    }
+    p = [p_values(values, "below") for values in differences.values()]
+    opposite = adjusted([one for _, one in p])[list(differences).index((a, b))]
+    page = (ROOT / "docs" / "results.md").read_text().split("## CIFAR-100")[0]
+    names = NAMES | {"backbone": "backbone"}
+    named = {"mean size of the LIME weight, features 0 to 19": f"{names[a]} minus {names[b]}"}
+    assert cell(page, "difference", **named) == pytest.approx(
+        mean_and_ends(differences[a, b]), abs=6e-5
     )
-    assert cell(part, "seeds", **named) == [len(differences)]
+    assert cell(page, "p of the opposite, Holm", **named) == pytest.approx([opposite], rel=0.06)
+
+
+def test_the_median_rise_of_the_restored_loss():
+    page = (ROOT / "docs" / "results.md").read_text().split("### Without the lasso")[1]
+    page = page.split("\n### ")[0]
+    losses = {}
+    for path in (ROOT / "results" / "synthetic").glob("seed-*.csv"):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                if row["method"] in NAMES and float(row["l1"] or 0) == 0:
+                    key = row["method"], row["seed"]
+                    losses.setdefault(key, {})[row["metric"]] = float(row["value"])
+    for method in ("scratch", "ft", "ut"):
+        rises = [
+            of["restored_loss"] - of["val_loss"] for (m, _), of in losses.items() if m == method
+        ]
+        assert cell(page, "median rise", method=NAMES[method]) == pytest.approx(
+            [statistics.median(rises)], abs=0.006
+        )

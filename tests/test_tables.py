@@ -188,7 +188,9 @@ def test_origin_says_how_long_the_trainings_took_and_counts_no_cores_of_a_gpu(ch
     )
     found = tables.origin("name", rows)
     assert "Machine: B; device cuda" in found
-    assert "(UTC), 2 min of training in total." in found  # of each run once, not of each row
+    assert (
+        "(UTC); 2 min of training, summed over runs." in found
+    )  # of each run once, not of each row
 
 
 def test_origin_of_rows_without_provenance_is_the_manifests_note(checkout):

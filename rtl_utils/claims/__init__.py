@@ -1,10 +1,11 @@
 """What the rows say about a claim: margins, tests, and tables with a verdict."""
 
 from rtl_utils.claims.keeping_out import judged, keeps_out, passing, power_text
-from rtl_utils.claims.ranks import coupled_text, rank_table
+from rtl_utils.claims.ranks import MEASURED, coupled_text, rank_table
 from rtl_utils.claims.single import (
     CLAIM_4,
     CONDITIONS,
+    OWN_TASK,
     chance_table,
     frozen_cases,
     frozen_table,
@@ -24,6 +25,7 @@ from rtl_utils.claims.verdicts import (
     course_cases,
     differences,
     judge,
+    minus,
     verdict_table,
 )
 
@@ -34,7 +36,9 @@ __all__ = [
     "CLAIM_4",
     "CONDITIONS",
     "INFERIOR",
+    "MEASURED",
     "NEAR_CHANCE",
+    "OWN_TASK",
     "Case",
     "Judged",
     "chance_table",
@@ -48,6 +52,7 @@ __all__ = [
     "keeps_out",
     "lime_table",
     "map_rows",
+    "minus",
     "passing",
     "power_text",
     "rank_table",

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 
-from rtl_utils.claims.verdicts import CHANCE, NEAR_CHANCE, p_text, with_verdicts
+from rtl_utils.claims.verdicts import CHANCE, NEAR_CHANCE, Line, p_text, with_verdicts
 from rtl_utils.runs import BACKBONE
-from rtl_utils.statistics import decided, evidence, holm, mean_interval, untested
+from rtl_utils.statistics import decided, holm, mean_interval, untested
 from rtl_utils.store import FINAL
 from rtl_utils.tables import (
     BEFORE,
@@ -26,6 +26,13 @@ from rtl_utils.tables import (
 )
 
 CLAIM_4 = "claim 4: FT stuck more often"  # column of `frozen_table`
+OWN_TASK = "its own task"  # images of `chance_table` that are no target's
+_AT_CHANCE = {
+    "ball_accuracy": "accuracy, shortcut on all, %",
+    "clean_accuracy": "accuracy, no shortcut, %",
+    "ball_share": "in the shortcut's class, shortcut on all, %",
+    "clean_share": "in the shortcut's class, no shortcut, %",
+}
 # Where the shortcut is in the runs with frozen statistics and in the maps.
 CONDITIONS = (
     "shortcut in the source and on every target image",
@@ -45,44 +52,51 @@ def rise_table(rows: pd.DataFrame) -> pd.DataFrame:
         One row per transfer and measure: the paired difference to scratch, p-values after Holm's
         adjustment over the table, and the verdict on "less than scratch".
     """
-    found = []
+    asked = []
     lines = []
     keys = []
     for measure, column in RISE.items():
         for method in ("ft", "ut"):
             difference = np.subtract(*paired(rows, measure, method, "scratch")).tolist()
-            found.append(evidence(difference, "below"))
+            asked.append(Line(difference, "below"))
             keys.append((label(method), column.heading))
-            lines.append({"minus scratch": found[-1].interval.text(2)})
-    table = with_verdicts(pd.DataFrame(lines), found, keys, ["method", "measure"])
+            lines.append({"minus scratch": mean_interval(difference).text(2)})
+    table = with_verdicts(pd.DataFrame(lines), asked, keys, ["method", "measure"])
     return table.rename(columns={"verdict": "claim 5"})
 
 
 def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Figures 2b and 2c: are the LIME weights of the spurious features smaller?
+    """Figures 2b and 2c, and claim 5: are the LIME weights of the spurious features smaller?
 
     Args:
         rows: tidy rows of the backbones and of the target models, one run per method and seed.
 
     Returns:
         One row per comparison: the paired difference of the mean |weight|, p-values after Holm's
-        adjustment over the table, and the verdict on "smaller". Empty if there are no rows.
+        adjustment, and the verdict on "smaller". The comparisons with training from scratch are a
+        family of their own: they were added when the others were known. Empty if there are no rows.
     """
     if rows.empty:
         return pd.DataFrame()
     sizes = rows[(rows.metric == "lime_spurious") & (rows.epoch == FINAL)]
     by_seed = sizes.pivot_table("value", index="seed", columns="method")
-    found = []
+    compared = {
+        "figures 2b and 2c": (("ft", BACKBONE), ("ut", BACKBONE), ("ut", "ft")),
+        "claim 5": (("ft", "scratch"), ("ut", "scratch")),
+    }
+    asked = []
     lines = []
     keys = []
-    for a, b in (("ft", BACKBONE), ("ut", BACKBONE), ("ut", "ft")):
-        difference = (by_seed[a] - by_seed[b]).dropna()
-        found.append(evidence(difference.tolist(), "below"))
-        keys.append((f"{label(a)} minus {label(b)}",))
-        lines.append({"difference": found[-1].interval.text(4)})
-    table = with_verdicts(
-        pd.DataFrame(lines), found, keys, ["mean size of the LIME weight, features 0 to 19"]
-    )
+    for family, pairs in compared.items():
+        for a, b in pairs:
+            if not {a, b} <= set(by_seed):
+                continue
+            difference = (by_seed[a] - by_seed[b]).dropna().tolist()
+            asked.append(Line(difference, "below", family=family))
+            keys.append((f"{label(a)} minus {label(b)}",))
+            lines.append({"difference": mean_interval(difference).text(4)})
+    by = ["mean size of the LIME weight, features 0 to 19"]
+    table = with_verdicts(pd.DataFrame(lines), asked, keys, by)
     return table.rename(columns={"verdict": "smaller"})
 
 
@@ -124,33 +138,32 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
             nothing on each target.
 
     Returns:
-        One row per task and pair: accuracy and share of predictions in the shortcut's class; p of
-        "the accuracy is at chance" (within NEAR_CHANCE of it, TOST) and of its opposite, adjusted
-        by Holm's method over the table, and the verdict. Empty if there are no such rows.
+        One row per task and pair: accuracy and share of predictions in the shortcut's class, with
+        the shortcut and, to compare, without it; p of "the accuracy with it is at chance" (within
+        NEAR_CHANCE of it, TOST) and of its opposite, adjusted by Holm's method over the targets and
+        over the backbones' own tasks, and the verdict. Empty if there are no such rows.
     """
     biased = rows[rows.source_shortcut.notna()]
-    own = biased[biased.method == BACKBONE].assign(images="its own task")
+    own = biased[biased.method == BACKBONE].assign(images=OWN_TASK)
     before = biased[biased.method == BEFORE]
     moved = before.assign(images=before.target)  # one network, whatever it might be trained on
     shown = pd.concat([own, moved]).drop_duplicates(["source", "images", "seed", "metric"])
-    found = []
+    asked = []
     lines = []
     keys = []
-    for key, part in shown.groupby(["source", "images"], sort=False):
-        accuracy = part.value[part.metric == "ball_accuracy"]
-        if accuracy.empty:
+    for (source, images), part in shown.groupby(["source", "images"], sort=False):
+        values = dict(iter(part.groupby("metric").value))
+        if "ball_accuracy" not in values:
             continue
-        keys.append(key)
-        found.append(evidence((accuracy - CHANCE).tolist(), "alike", NEAR_CHANCE))
-        share = part.value[part.metric == "ball_share"]
-        lines.append(
-            {
-                "seeds": part.seed.nunique(),
-                "accuracy, shortcut on all, %": mean_text(accuracy),
-                "in the shortcut's class, %": mean_text(share) if len(share) else "",
-            }
-        )
-    return with_verdicts(pd.DataFrame(lines), found, keys, ["backbone of", "images of"])
+        keys.append((source, images))
+        family = images if images == OWN_TASK else "targets"
+        beyond = (values["ball_accuracy"] - CHANCE).tolist()
+        asked.append(Line(beyond, "alike", NEAR_CHANCE, family))
+        line: dict[str, object] = {"seeds": part.seed.nunique()}
+        for metric, heading in _AT_CHANCE.items():
+            line[heading] = mean_text(values[metric]) if metric in values else ""
+        lines.append(line)
+    return with_verdicts(pd.DataFrame(lines), asked, keys, ["backbone of", "images of"])
 
 
 def frozen_cases(rows: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +207,7 @@ def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
     Source: McNemar (1947).
     """
     by = ["condition", "images", "learning rate", "statistics"]
-    found = []
+    asked = []
     stuck = []
     lines = []
     keys = []
@@ -207,17 +220,17 @@ def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
         keys.append(key)
         values = paired(part, "val_accuracy", "ut", "ft")
         both = np.subtract(*values).tolist()
-        found.append(evidence(both, "above"))
+        asked.append(Line(both, "above"))
         stuck.append(_stuck(part))
         line = {"seeds": f"{len(both)}"}
         for method, of_method in zip(("ut", "ft"), values, strict=True):
             chosen = part[part.method == method]
             line[f"{method.upper()}, %"] = mean_interval(of_method).text(scale=100)
             line[f"{method.upper()} stuck"] = stuck_text(chosen)
-        line["UT - FT, points"] = found[-1].interval.text(scale=100)
+        line["UT - FT, points"] = mean_interval(both).text(scale=100)
         line["neither stuck: UT - FT, points"] = _unstuck_text(part)
         lines.append(line)
-    return _with_claim_4(with_verdicts(pd.DataFrame(lines), found, keys, by), stuck)
+    return _with_claim_4(with_verdicts(pd.DataFrame(lines), asked, keys, by), stuck)
 
 
 def map_rows(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from rtl_utils.statistics import (
     Interval,
+    Verdict,
     decided,
     evidence,
     mean_interval,
@@ -34,6 +35,7 @@ INFERIOR = 0.02  # accuracy that it may lack of fine-tuning's
 NEAR_CHANCE = 0.05  # from chance, within which an accuracy is at chance (claim 2): 500 images alone
 # give 0.035 on either side, so a narrower margin could hardly be met
 CHANCE = 0.2  # accuracy of guessing: every image task here has five classes
+_SHORT = {"ut": "UT", "ut-mixture": "UT (mixture)", "ft": "FT"}  # methods in claims and headings
 
 
 class Case(NamedTuple):
@@ -47,6 +49,7 @@ class Case(NamedTuple):
         margin: see `statistics.evidence`.
         a: method whose value is taken.
         b: method whose value is subtracted.
+        family: whose claims are adjusted together by Holm's method, see `with_verdicts`.
     """
 
     claim: str
@@ -56,6 +59,23 @@ class Case(NamedTuple):
     margin: float = 0.0
     a: str = "ut"
     b: str = "ft"
+    family: str = ""
+
+
+class Line(NamedTuple):
+    """What a line of a table with verdicts asks of its values.
+
+    Args:
+        values: one per seed.
+        direction: of the claim, see `statistics.evidence`.
+        margin: see `statistics.evidence`.
+        family: as of a `Case`.
+    """
+
+    values: Sequence[float]
+    direction: str
+    margin: float = 0.0
+    family: str = ""
 
 
 class Judged(NamedTuple):
@@ -85,13 +105,10 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
             methods. Pairs are never pooled: two pairs with one target are not independent.
 
     Returns:
-        Differences in points with 95 % intervals; p of the test that each claim needs, p of its
-        opposite and p of Wilcoxon's signed-rank test, each adjusted by Holm's method over the
-        table; verdicts, see `statistics.verdicts`; and for what is undecided the number of seeds
-        that would decide it, see `statistics.seeds_to_decide`. Empty if there are no rows.
+        Differences in points with 95 % intervals, and the columns of `with_verdicts`. Empty if
+        there are no rows.
     """
-    found = []
-    judged = []
+    asked = []
     lines = []
     keys = []
     for case in cases:
@@ -99,45 +116,46 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
             if not {case.a, case.b} <= set(rows.method[rows.metric == case.metric]):
                 continue
             values = np.subtract(*paired(rows, case.metric, case.a, case.b)).tolist()
-            found.append(evidence(values, case.direction, case.margin))
-            judged.append((values, case.direction, case.margin))
+            asked.append(Line(values, case.direction, case.margin, case.family))
             keys.append((case.claim,))
             lines.append(
                 {
                     "pair": f"{source} → {target}",
                     "seeds": len(values),
-                    _heading(cases): found[-1].interval.text(scale=100),
+                    _heading(cases): mean_interval(values).text(scale=100),
                 }
             )
-    table = with_verdicts(pd.DataFrame(lines), found, keys, ["claim"])
-    if len(table):
-        undecided = table.verdict.str.startswith("undecided")
-        tested = sum(not np.isnan(e.p) for e in found)
-        needed = [
-            seeds_to_decide(*claim, tested) if open_ else None
-            for claim, open_ in zip(judged, undecided, strict=True)
-        ]
-        table["seeds that would decide"] = [f"{n:,}" if n is not None else "" for n in needed]
-    return table
+    return with_verdicts(pd.DataFrame(lines), asked, keys, ["claim"])
 
 
 def course_cases(rows: pd.DataFrame) -> list[Case]:
     """The paper's claims 1 and 3, and whether UT flips less at each number of images.
 
+    The families are those that the sweeps' notes name: the pairs of claim 1, those of claim 3, and
+    all comparisons of flips.
+
     Args:
         rows: tidy rows of the transfers of one data set, see `tables.as_usual`.
     """
     clean, marked = without_shortcut(rows), shortcut_everywhere(rows)
-    alike = f"1: alike on clean tasks (within {100 * ALIKE:.0f} points of accuracy)"
+    alike = f"1: UT and FT alike on clean tasks (within {100 * ALIKE:.0f} points of accuracy)"
     third = "3: UT beats FT, shortcut on every target image (accuracy)"
     cases = [
-        Case(alike, clean, "val_accuracy", "alike", ALIKE),
-        Case(third, marked, "val_accuracy", "above"),
+        Case(alike, clean, "val_accuracy", "alike", ALIKE, family="claim 1"),
+        Case(third, marked, "val_accuracy", "above", family="claim 3"),
     ]
-    for size, part in by_images(shortcut_at_test(rows)).items():
-        claim = f"UT flips less than FT, {images_text(size)} (flip rate)"
-        cases.append(Case(claim, part, "flip_rate", "below"))
+    sizes = by_images(shortcut_at_test(rows))
+    for method in ("ut", "ut-mixture"):
+        for size, part in sizes.items():
+            claim = f"{_SHORT[method]} flips less than FT, {images_text(size)} (flip rate)"
+            if method in set(part.method):
+                cases.append(Case(claim, part, "flip_rate", "below", a=method, family="flips"))
     return cases
+
+
+def minus(case: Case) -> str:
+    """The difference of a case in short, such as "UT - FT"."""
+    return " - ".join(_SHORT.get(method, method.upper()) for method in (case.a, case.b))
 
 
 def differences(case: Case) -> np.ndarray:
@@ -157,30 +175,53 @@ def judge(case: Case, values: Sequence[float]) -> Judged:
 
 
 def with_verdicts(
-    table: pd.DataFrame, found: Sequence[Any], keys: Sequence[Any], by: Sequence[str]
+    table: pd.DataFrame, asked: Sequence[Line], keys: Sequence[Any], by: Sequence[str]
 ) -> pd.DataFrame:
-    """The table with its groups as index, and with the p-values and verdicts on its claims."""
+    """The table with its groups as index, and with what the tests say about each line.
+
+    Args:
+        table: one row per line.
+        asked: what the lines ask.
+        keys: of the groups, one per line.
+        by: names of their levels.
+
+    Returns:
+        The table with p of the test that each claim needs, p of its opposite and p of Wilcoxon's
+        signed-rank test, each adjusted by Holm's method over the lines of one family; verdicts, see
+        `statistics.verdicts`; and for what is undecided the number of seeds that would decide it,
+        see `statistics.seeds_to_decide`.
+    """
     if table.empty:
         return table
-    judged = verdicts(found)
+    families = [line.family for line in asked]
+    judged: dict[int, Verdict] = {}
+    needed = [""] * len(asked)
+    for family in dict.fromkeys(families):
+        places = [k for k, name in enumerate(families) if name == family]
+        found = [evidence(*asked[k][:3]) for k in places]
+        tested = sum(not np.isnan(one.p) for one in found)
+        for k, verdict in zip(places, verdicts(found), strict=True):
+            judged[k] = verdict
+            if verdict.says.startswith("undecided"):
+                seeds = seeds_to_decide(*asked[k][:3], tested)
+                needed[k] = "" if seeds is None else f"{seeds:,}"
+    said = [judged[k] for k in range(len(asked))]
     table.index = group_index([tuple(key) for key in keys], by)
     return table.assign(
         **{
-            "p, Holm": [p_text(one.p) for one in judged],
-            "p of the opposite, Holm": [p_text(one.opposite) for one in judged],
-            "p, Wilcoxon, Holm": [p_text(one.wilcoxon) for one in judged],
-            "verdict": [one.says for one in judged],
+            "p, Holm": [p_text(one.p) for one in said],
+            "p of the opposite, Holm": [p_text(one.opposite) for one in said],
+            "p, Wilcoxon, Holm": [p_text(one.wilcoxon) for one in said],
+            "verdict": [one.says for one in said],
+            "seeds that would decide": needed,
         }
     )
 
 
 def _heading(cases: Sequence[Case]) -> str:
     """Of the column of differences: the two methods, where all claims have the same."""
-    methods = {(case.a, case.b) for case in cases}
-    if len(methods) > 1:
-        return "difference, points"
-    ((a, b),) = methods
-    return f"{a.upper()} - {b.upper()}, points"
+    names = {minus(case) for case in cases}
+    return f"{names.pop() if len(names) == 1 else 'difference'}, points"
 
 
 def percent(share: float) -> str:

@@ -116,7 +116,8 @@ def slopes(
 ) -> Axes:
     """Final values from one metric to the next on a logarithmic axis.
 
-    Thin lines are runs, the thick line is the mean over seeds.
+    Thin lines are runs, the thick line is the median over seeds: on this axis a single run far
+    above the others would lift a mean above nearly all of them.
 
     Args:
         rows: tidy rows.
@@ -135,7 +136,7 @@ def slopes(
         ax.plot(x, table.T.to_numpy(), linewidth=0.9, alpha=0.55, **of_method)
         ax.plot(
             x,
-            table.mean(),
+            table.median(),
             marker=marker(method),
             markersize=7,
             linewidth=2.4,

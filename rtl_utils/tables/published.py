@@ -226,7 +226,11 @@ def _machine(rows: pd.DataFrame, cores: int | None) -> str:
 def _took(rows: pd.DataFrame) -> str:
     """How long the trainings took, summed over the runs."""
     seconds = rows.drop_duplicates("run").seconds if "seconds" in rows else pd.Series(dtype=float)
-    return f", {duration(seconds.sum())} of training in total" if seconds.notna().any() else ""
+    return (
+        f"; {duration(seconds.sum())} of training, summed over runs"
+        if seconds.notna().any()
+        else ""
+    )
 
 
 def _changed(rows: pd.DataFrame) -> str:

@@ -8,11 +8,20 @@ import pandas as pd
 
 from rtl_utils import paper
 from rtl_utils.runs import BACKBONE
-from rtl_utils.tables.choices import PAIR, by_images, shared_seeds, sizes
-from rtl_utils.tables.summaries import SHORTCUT_TEST, Column, per_group, points, summary
+from rtl_utils.statistics import FEWEST, paired_difference
+from rtl_utils.tables.choices import (
+    PAIR,
+    by_images,
+    shared_seeds,
+    shortcut_everywhere,
+    sizes,
+    without_shortcut,
+)
+from rtl_utils.tables.summaries import SHORTCUT_TEST, Column, paired, per_group, points, summary
 from rtl_utils.tables.texts import (
     BEFORE,
     group_index,
+    label,
     mean_text,
     n_train_text,
     seed_count,
@@ -20,6 +29,7 @@ from rtl_utils.tables.texts import (
 )
 
 PAPER_ACCURACY = Column("paper, %", 100)  # of tables 1 to 3
+_USUAL = "as usual"  # fine-tuning that is no control
 
 
 def backbone_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -67,13 +77,33 @@ def target_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def control_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Fine-tuning to a target with the shortcut on every image, under other conditions."""
-    part = rows[rows.target_shortcut.notna() & (rows.method == "ft")].assign(control="")
-    part.loc[part.source_shortcut.isna(), "control"] = "clean source"
-    part.loc[part.lr < part.lr.max(), "control"] = "a tenth of the learning rate"
-    part.loc[part.epochs < part.epochs.max(), "control"] = "only the epochs of UT at τ = 1"
-    columns = {"val_accuracy": Column("accuracy, shortcut on all, %", 100)}
-    return summary(part[part.control != ""], columns, [*PAIR, "control"])
+    """A target with the shortcut on every image: fine-tuning under other conditions, and scratch.
+
+    Args:
+        rows: tidy rows of one data set, with the controls.
+
+    Returns:
+        One row per pair and condition: accuracy, and the difference from fine-tuning as usual,
+        paired by seed. Empty if there are no controls.
+    """
+    marked = rows[rows.target_shortcut.notna() & (rows.metric == "val_accuracy")]
+    ft = marked[marked.method == "ft"].assign(control=_USUAL)
+    ft.loc[ft.source_shortcut.isna(), "control"] = "clean source"
+    ft.loc[ft.lr < ft.lr.max(), "control"] = "a tenth of the learning rate"
+    ft.loc[ft.epochs < ft.epochs.max(), "control"] = "only the epochs of UT at τ = 1"
+    if (ft.control == _USUAL).all():
+        return pd.DataFrame()
+    scratch = marked[marked.method == "scratch"].assign(control=label("scratch"))
+    every = pd.concat([ft, scratch]).drop_duplicates([*PAIR, "control", "seed"])
+    by = [*PAIR, "control"]
+    others = every[every.control != _USUAL]
+    table = summary(others, {"val_accuracy": Column("accuracy, shortcut on all, %", 100)}, by)
+    minus = {
+        (*pair, control): points(part, "val_accuracy", control, _USUAL, "control")
+        for pair, part in every.groupby(list(PAIR), sort=False)
+        for control in part.control.unique()
+    }
+    return table.assign(**{"minus FT, points": [minus[key] for key in table.index]})
 
 
 def size_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -166,6 +196,42 @@ def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
     if not lines:
         return pd.DataFrame()
     return pd.DataFrame(lines, index=group_index(keys, [*PAIR, "images per class", "method"]))
+
+
+def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """UT minus FT in accuracy beside the paper's difference, of its tables 1 and 2 and of table 3.
+
+    Args:
+        rows: tidy rows of the transfers of one data set, see `as_usual`.
+
+    Returns:
+        One row per table and pair that the paper has and the rows have, with our 95 % interval over
+        seeds and whether the paper's number lies in it. Empty if there are none.
+    """
+    settings = {
+        "1 and 2 (clean tasks)": (without_shortcut(rows), ""),
+        "3 (shortcut on every image)": (shortcut_everywhere(rows), "ball_"),
+    }
+    lines = []
+    for name, (part, prefix) in settings.items():
+        for pair in paper.TABLES:
+            own = part[(part.source == pair[0]) & (part.target == pair[1])]
+            ut, ft = (paper.value(*pair, f"{prefix}{method}_accuracy") for method in ("ut", "ft"))
+            if not {"ut", "ft"} <= set(own.method) or ut is None or ft is None:
+                continue
+            ours = paired_difference(*paired(own, "val_accuracy", "ut", "ft"))
+            inside = "yes" if ours.low <= ut - ft <= ours.high else "no"
+            lines.append(
+                {
+                    "the paper's table": name,
+                    "pair": " → ".join(pair),
+                    "seeds": ours.n,
+                    "UT - FT, points": ours.text(scale=100),
+                    "paper: UT - FT, points": f"{100 * (ut - ft):+.1f}",
+                    "in our interval": inside if ours.n >= FEWEST else "",
+                }
+            )
+    return pd.DataFrame(lines).set_index("the paper's table") if lines else pd.DataFrame()
 
 
 def with_paper(

@@ -5,7 +5,7 @@ from functools import lru_cache
 import ipywidgets as ipw
 import numpy as np
 
-from rtl_utils.claims import Case, Judged, course_cases, differences, judge
+from rtl_utils.claims import Case, Judged, course_cases, differences, judge, minus
 from rtl_utils.plotting import colour
 from rtl_utils.statistics import FEWEST, Interval, mean_interval
 from rtl_utils.widgets.panels import Panel, choice, slider
@@ -82,7 +82,7 @@ class SeedsPanel(Panel):
         ends = (POINTS * interval.low, POINTS * interval.mean, POINTS * interval.high)
         used = Group(f"{n} used", values[:n], colour(case.a), ends)
         unused = Group(f"{len(values) - n} not used", values[n:], _UNUSED)
-        ylabel = f"UT - FT, points of {_MEASURES[case.metric]}"
+        ylabel = f"{minus(case)}, points of {_MEASURES[case.metric]}"
         ylim = _limits(values, POINTS * case.margin)
         level = None if case.margin else (0.0, "no difference")
         curves = Curves(
