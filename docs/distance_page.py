@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import factorial
 
+import numpy as np
 import pandas as pd
 from wording import capitalised, commands, paragraphs, training
 
@@ -42,9 +43,11 @@ def distances_page() -> str:
         *numbers_section(matrices),
         "## Tasks as places",
         """Classical scaling of the matrices, made symmetric by the mean of both directions. A plane
-        cannot hold these distances: the error of a map is the root mean square of drawn minus
-        measured distances, over the measured ones. Where it is large, do not read the map.""",
-        f"The errors: {listed(map_errors(matrices))}.",
+        cannot hold every set of distances: the error of a map is the root mean square of drawn
+        minus measured distances, divided by that of the measured ones.""",
+        f"""The errors: {listed(map_errors(matrices))}. Five tasks at equal distances from each
+        other, which have no map at all, give {100 * no_map(len(paper.GAO_TASKS)):.0f} %. Where an
+        error is not far below that, do not read the map.""",
         "![The five tasks in a plane, by each distance](places.png)",
         *ranks_section(matrices, rows),
     )
@@ -83,6 +86,13 @@ def map_errors(matrices: Mapping[str, distances.Matrix]) -> list[str]:
     ]
 
 
+def no_map(tasks: int) -> float:
+    """Error of the map of so many tasks, all equally far from each other."""
+    names = tuple(map(str, range(tasks)))
+    equal = 1.0 - np.eye(tasks)
+    return distances.embedding_error(distances.Matrix("uncoupled", names, equal, equal, equal))
+
+
 def no_interval(titles: list[str]) -> str:
     """Which distances have no interval here."""
     return f"There is no interval for the {listed(titles)}." if titles else ""
@@ -101,11 +111,9 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
         is the share of the {factorial(len(paper.GAO_TASKS))} orders of the tasks that give a
         correlation as low, adjusted by Holm's method over the kinds of distance. The paper makes
         that claim of the fine-tuning distance; it is asked here of every kind, so the adjustment is
-        over all. A kind of distance is judged where {claims.MEASURED} seeds or more measured it:
-        the tasks are what is permuted, and seeds only steady the entries.
-        {smallest_p(tested or len(table))} The last four columns ask the same of Gao & Chaudhari's
-        published distances and our accuracies; their Riemannian length is the one that they call
-        fine-tuning distance.""",
+        over all. {smallest_p(tested or len(table))} The last four columns ask the same of Gao &
+        Chaudhari's published distances and our accuracies; their Riemannian length is the one that
+        they call fine-tuning distance.""",
         tables.markdown(table),
         claims.coupled_text(rows, paper.GAO_TASKS, paper.GAO_DISTANCES),
         "![Accuracy after transfer over distance](accuracy_over_distance.png)",

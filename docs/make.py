@@ -26,6 +26,7 @@ from passing import (
 )
 from sections import (
     BEFORE_SWEEP,
+    DIFFERENCE,
     FROZEN_SWEEP,
     MAP_SWEEPS,
     MARGINS,
@@ -178,8 +179,8 @@ def claims_parts(dataset: str) -> list[str]:
     title = DATASETS[dataset].title
     return [
         f"""**{capitalised(title)}.** The paper's claims 1 and 3 about uncoupled transfer (UT) and
-        fine-tuning (FT), and the course's own question. A difference is UT minus FT. The first p
-        decides for the claim, the second against it, "not reproduced": then the opposite holds.
+        fine-tuning (FT), and the course's own question. {DIFFERENCE} If the first p lies below
+        0.05, the claim is reproduced; if the second does, the opposite is shown: "not reproduced".
         Both are adjusted over the lines that ask the same. A verdict needs {FEWEST} seeds.""",
         tables.markdown(table),
         *origins(dataset),
@@ -265,7 +266,7 @@ def orders_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
     both = pd.concat(rows, ignore_index=True).drop_duplicates(setting)
     course = transfers(tables.course("cifar100"))
     # the sweeps of all methods have fewer seeds, and are asked for the last order alone
-    cifar = orderings(settings_of(both)) | orderings(settings_of(course))
+    cifar = orderings(shortcut_settings(both)) | orderings(shortcut_settings(course))
     orders = {"digits": orderings(digits.values()), "CIFAR-100": cifar}
     table = pd.DataFrame(orders).rename_axis("by the means")
     return [
@@ -276,7 +277,7 @@ def orders_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
     ]
 
 
-def settings_of(rows: pd.DataFrame) -> list[pd.DataFrame]:
+def shortcut_settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of the shortcut test, apart for each pair of tasks and number of images."""
     pairs = tables.shortcut_at_test(rows).groupby(["source", "target"], sort=False)
     return [part for _, pair in pairs for part in tables.by_images(pair).values()]

@@ -5,7 +5,7 @@ The numbers are computed by SciPy and statsmodels.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from math import prod
 from typing import NamedTuple
@@ -132,6 +132,25 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
         return Interval(mean, np.nan, np.nan, x.size, points)
     low, high = stats.t.interval(level, x.size - 1, loc=mean, scale=stats.sem(x))
     return Interval(mean, float(low), float(high), x.size)
+
+
+def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean of independent values, and where one more of them would lie.
+
+    mean +- t s sqrt(1 + 1/n): unlike the interval of the mean it does not shrink to nothing with
+    more values. A published single number is compared with it. As for `mean_interval`, fewer than
+    five values have none.
+
+    Args:
+        values: one per seed.
+        level: share of such intervals that hold the next value.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    interval = mean_interval(values, level)
+    reach = (interval.high - interval.mean) * (interval.n + 1) ** 0.5
+    return replace(interval, low=interval.mean - reach, high=interval.mean + reach)
 
 
 def interquartile_mean(values: Sequence[float]) -> float:

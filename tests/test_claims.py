@@ -250,12 +250,10 @@ def test_verdict_on_claim_6_is_that_of_the_permuted_tasks(sign, monkeypatch):
     assert opposed["claim 6, published distances"] != expected
 
 
-def test_claim_6_is_judged_from_three_seeds_on():
-    for seeds, says in (((0,), "undecided (1 seed)"), (range(2), "undecided (2 seeds)")):
+def test_few_seeds_decide_nothing_about_claim_6():
+    for seeds, says in (((0,), "undecided (1 seed)"), (range(4), "undecided (4 seeds)")):
         line = ranked(FAR, -FAR, seeds=seeds)
         assert line["claim 6, our distances"] == line["claim 6, published distances"] == says
-    three = ranked(FAR, -FAR, seeds=range(3), reverse_seeds=(0,))
-    assert three["claim 6, our distances"] == "reproduced"
 
 
 def test_a_kind_of_few_seeds_is_not_tested_and_costs_the_others_nothing():
@@ -354,7 +352,7 @@ def test_claim_2_is_judged_on_the_own_task_and_on_every_target():
     assert table.seeds.tolist() == [5, 5]
     assert table.verdict.tolist() == ["reproduced", "not reproduced"]
     assert table["in the shortcut's class, shortcut on all, %"].iloc[1].startswith("60.0 [")
-    assert table["accuracy, no shortcut, %"].tolist() == ["", ""]
+    assert table["accuracy without shortcut, %"].tolist() == ["", ""]
     assert claims.chance_table(rows[rows.method == "none"]).empty
 
 

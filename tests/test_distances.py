@@ -13,6 +13,7 @@ from rtl_utils.distances import (
     accuracies,
     distance_matrix,
     embedding,
+    embedding_error,
     matrices,
     matrix,
     pair_runs,
@@ -90,6 +91,12 @@ def test_accuracies_come_in_the_order_of_the_pairs():
 def test_a_pair_without_an_accuracy_is_named():
     with pytest.raises(ValueError, match="no val_accuracy of 'ft' from 'a' to 'b'"):
         accuracies(rows("uncoupled", [range(1, 7)]), TASKS, "ft")
+
+
+def test_a_map_of_equal_distances_has_a_large_error():
+    equal = 1.0 - np.eye(5)
+    error = embedding_error(Matrix("uncoupled", tuple("abcde"), equal, equal, equal))
+    assert error == pytest.approx(0.46, abs=0.01)
 
 
 def test_embedding_gives_back_a_plane():

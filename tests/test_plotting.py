@@ -97,11 +97,14 @@ def test_bars_have_a_group_per_metric_and_a_bar_per_method(ax, rows):
     assert legend(ax) == ["from scratch", "fine-tuning", "uncoupled transfer"]
 
 
-def test_slopes_draw_every_run_and_the_mean(ax, rows):
+def test_slopes_draw_every_run_and_the_median(ax, rows):
     metrics = {"clean_accuracy": "clean", "flip_rate": "flips"}
-    part = rows[rows.n_train.isna()]
+    part = rows[rows.n_train.isna()].copy()
+    part.loc[part.seed == part.seed.max(), "value"] *= 100  # lifts a mean above all others
     assert plotting.slopes(part, metrics, ax, "share", "title") is ax
     assert len(ax.lines) == 3 * (3 + 1)
+    *runs, thick = (line.get_ydata() for line in ax.lines[:4])
+    np.testing.assert_allclose(thick, np.median(runs, axis=0))
     assert ax.get_yscale() == "log"
 
 

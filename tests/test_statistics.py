@@ -21,6 +21,7 @@ from rtl_utils.statistics import (
     p_values,
     paired_difference,
     power,
+    prediction_interval,
     seeds_needed,
     seeds_to_decide,
     share_interval,
@@ -364,3 +365,12 @@ def test_each_of_several_claims_is_decided_at_its_share_of_the_level():
 def test_no_number_of_seeds_decides_without_spread_or_effect():
     assert seeds_to_decide([0.1, 0.1, 0.1], "above") is None
     assert seeds_to_decide([-1.0, 1.0, -1.0, 1.0], "above") is None
+
+
+def test_the_next_value_lies_in_a_prediction_interval_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3, 2, (4_000, 6))
+    intervals = [prediction_interval(five) for five in draws[:, :5].tolist()]
+    inside = [i.low <= x <= i.high for i, x in zip(intervals, draws[:, 5], strict=True)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.01)
+    few = prediction_interval([1.0, 2.0])
+    assert few.points == (1.0, 2.0) and math.isnan(few.low)

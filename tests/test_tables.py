@@ -320,6 +320,47 @@ def test_controls_are_told_apart_by_what_they_change(transfers):
     ]
 
 
+def test_controls_are_compared_with_fine_tuning_seed_by_seed(transfers):
+    usual = transfers[transfers.n_train.isna()]
+    biased = usual[usual.source_shortcut.notna() & (usual.method == "ft")]
+    slow = biased.assign(lr=0.001, value=biased.value - 0.1)
+    scratch = biased[biased.seed < 2].assign(method="scratch", value=biased.value + 0.05)
+    every = pd.concat([usual, slow, scratch])
+    other = every.assign(source="carnivores")
+    table = tables.control_table(pd.concat([every, other]))
+    assert table.index.tolist() == [
+        (source, "flowers", control)
+        for source in ("herbivores", "carnivores")
+        for control in ("clean source", "a tenth of the learning rate", "from scratch")
+    ]
+    assert table.seeds.tolist() == ["3", "3", "2"] * 2
+    minus = table["minus FT, points"].tolist()
+    assert [text.split(" ")[0] for text in minus] == ["0.0", "-10.0", "5.0"] * 2
+    assert tables.control_table(usual[usual.source_shortcut.notna()]).empty
+
+
+@pytest.mark.parametrize(("beyond", "says"), [(0.0, "yes"), (0.02, "yes"), (0.05, "no")])
+def test_the_papers_difference_is_compared_with_one_more_run_of_ours(transfers, beyond, says):
+    """At a distance of 0.02 the interval of the mean would say no."""
+    ut, ft = (paper.value("herbivores", "flowers", f"ball_{m}_accuracy") for m in ("ut", "ft"))
+    marked = tables.shortcut_everywhere(transfers)
+    marked = marked[marked.method.isin(["ft", "ut"]) & marked.n_train.isna() & (marked.seed == 0)]
+    spread = np.array([-0.015, -0.01, 0.0, 0.01, 0.015])
+    of = {"ft": 0.5 + 0 * spread, "ut": 0.5 + ut - ft + beyond + spread}
+    rows = pd.concat(
+        marked[marked.method == method].assign(seed=seed, value=value)
+        for method, values in of.items()
+        for seed, value in enumerate(values)
+    )
+    (line,) = tables.paper_table(rows).reset_index().to_dict("records")
+    assert line["the paper's table"] == "3 (shortcut on every image)"
+    assert line["paper: UT - FT, points"] == "+12.9"
+    assert line["could be a run of ours"] == says
+    (few,) = tables.paper_table(rows[rows.seed < 4]).to_dict("records")
+    assert few["could be a run of ours"] == ""
+    assert tables.paper_table(rows.assign(source="elsewhere")).empty
+
+
 def test_size_table_has_few_images_before_all(transfers):
     table = tables.size_table(tables.in_order(tables.shortcut_at_test(transfers)))
     assert list(table.index.get_level_values("images per class")) == ["50", "50", "all", "all"]

@@ -113,6 +113,16 @@ def test_ut_leads_only_with_frozen_statistics_where_fine_tuning_is_stuck():
     assert not any("| reproduced |" in line for line in rows(frozen, "| updated |"))
 
 
+def test_the_overview_says_what_frozen_statistics_show():
+    frozen = section(FROZEN)
+    (line,) = rows(frozen, "source and on every target image", "| all |", USUAL, "| frozen |")
+    overview = rows(section("## The paper, item by item"), "statistics of BatchNorm frozen")
+    claim_3, claim_4 = overview
+    assert cell(claim_3, 0) == "Claim 3" and cell(claim_4, 0) == "Claim 4"
+    for said in overview:
+        assert cell(said, -1) == f"reproduced; FT stuck: {cell(line, 8)}, UT: {cell(line, 6)}"
+
+
 def test_claim_5_is_reproduced_by_no_test_and_lime_falls():
     says(
         "No test of claim 5 reproduces it; most are undecided.",

@@ -1,7 +1,7 @@
 """What the rows say about a claim: margins, tests, and tables with a verdict."""
 
 from rtl_utils.claims.keeping_out import judged, keeps_out, passing, power_text
-from rtl_utils.claims.ranks import MEASURED, coupled_text, rank_table
+from rtl_utils.claims.ranks import coupled_text, rank_table
 from rtl_utils.claims.single import (
     CLAIM_4,
     CONDITIONS,
@@ -23,9 +23,9 @@ from rtl_utils.claims.verdicts import (
     Case,
     Judged,
     course_cases,
+    difference_text,
     differences,
     judge,
-    minus,
     verdict_table,
 )
 
@@ -36,7 +36,6 @@ __all__ = [
     "CLAIM_4",
     "CONDITIONS",
     "INFERIOR",
-    "MEASURED",
     "NEAR_CHANCE",
     "OWN_TASK",
     "Case",
@@ -44,6 +43,7 @@ __all__ = [
     "chance_table",
     "coupled_text",
     "course_cases",
+    "difference_text",
     "differences",
     "frozen_cases",
     "frozen_table",
@@ -52,7 +52,6 @@ __all__ = [
     "keeps_out",
     "lime_table",
     "map_rows",
-    "minus",
     "passing",
     "power_text",
     "rank_table",

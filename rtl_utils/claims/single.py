@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 
-from rtl_utils.claims.verdicts import CHANCE, NEAR_CHANCE, Line, p_text, with_verdicts
+from rtl_utils.claims.verdicts import CHANCE, NEAR_CHANCE, Question, p_text, with_verdicts
 from rtl_utils.runs import BACKBONE
 from rtl_utils.statistics import decided, holm, mean_interval, untested
 from rtl_utils.store import FINAL
@@ -29,9 +29,9 @@ CLAIM_4 = "claim 4: FT stuck more often"  # column of `frozen_table`
 OWN_TASK = "its own task"  # images of `chance_table` that are no target's
 _AT_CHANCE = {
     "ball_accuracy": "accuracy, shortcut on all, %",
-    "clean_accuracy": "accuracy, no shortcut, %",
+    "clean_accuracy": "accuracy without shortcut, %",
     "ball_share": "in the shortcut's class, shortcut on all, %",
-    "clean_share": "in the shortcut's class, no shortcut, %",
+    "clean_share": "in the shortcut's class, without shortcut, %",
 }
 # Where the shortcut is in the runs with frozen statistics and in the maps.
 CONDITIONS = (
@@ -52,16 +52,16 @@ def rise_table(rows: pd.DataFrame) -> pd.DataFrame:
         One row per transfer and measure: the paired difference to scratch, p-values after Holm's
         adjustment over the table, and the verdict on "less than scratch".
     """
-    asked = []
+    questions = []
     lines = []
     keys = []
     for measure, column in RISE.items():
         for method in ("ft", "ut"):
             difference = np.subtract(*paired(rows, measure, method, "scratch")).tolist()
-            asked.append(Line(difference, "below"))
+            questions.append(Question(difference, "below"))
             keys.append((label(method), column.heading))
             lines.append({"minus scratch": mean_interval(difference).text(2)})
-    table = with_verdicts(pd.DataFrame(lines), asked, keys, ["method", "measure"])
+    table = with_verdicts(pd.DataFrame(lines), questions, keys, ["method", "measure"])
     return table.rename(columns={"verdict": "claim 5"})
 
 
@@ -84,7 +84,7 @@ def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
         "figures 2b and 2c": (("ft", BACKBONE), ("ut", BACKBONE), ("ut", "ft")),
         "claim 5": (("ft", "scratch"), ("ut", "scratch")),
     }
-    asked = []
+    questions = []
     lines = []
     keys = []
     for family, pairs in compared.items():
@@ -92,11 +92,11 @@ def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
             if not {a, b} <= set(by_seed):
                 continue
             difference = (by_seed[a] - by_seed[b]).dropna().tolist()
-            asked.append(Line(difference, "below", family=family))
+            questions.append(Question(difference, "below", family=family))
             keys.append((f"{label(a)} minus {label(b)}",))
             lines.append({"difference": mean_interval(difference).text(4)})
     by = ["mean size of the LIME weight, features 0 to 19"]
-    table = with_verdicts(pd.DataFrame(lines), asked, keys, by)
+    table = with_verdicts(pd.DataFrame(lines), questions, keys, by)
     return table.rename(columns={"verdict": "smaller"})
 
 
@@ -148,7 +148,7 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
     before = biased[biased.method == BEFORE]
     moved = before.assign(images=before.target)  # one network, whatever it might be trained on
     shown = pd.concat([own, moved]).drop_duplicates(["source", "images", "seed", "metric"])
-    asked = []
+    questions = []
     lines = []
     keys = []
     for (source, images), part in shown.groupby(["source", "images"], sort=False):
@@ -158,12 +158,12 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
         keys.append((source, images))
         family = images if images == OWN_TASK else "targets"
         beyond = (values["ball_accuracy"] - CHANCE).tolist()
-        asked.append(Line(beyond, "alike", NEAR_CHANCE, family))
+        questions.append(Question(beyond, "alike", NEAR_CHANCE, family))
         line: dict[str, object] = {"seeds": part.seed.nunique()}
         for metric, heading in _AT_CHANCE.items():
             line[heading] = mean_text(values[metric]) if metric in values else ""
         lines.append(line)
-    return with_verdicts(pd.DataFrame(lines), asked, keys, ["backbone of", "images of"])
+    return with_verdicts(pd.DataFrame(lines), questions, keys, ["backbone of", "images of"])
 
 
 def frozen_cases(rows: pd.DataFrame) -> pd.DataFrame:
@@ -207,7 +207,7 @@ def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
     Source: McNemar (1947).
     """
     by = ["condition", "images", "learning rate", "statistics"]
-    asked = []
+    questions = []
     stuck = []
     lines = []
     keys = []
@@ -220,7 +220,7 @@ def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
         keys.append(key)
         values = paired(part, "val_accuracy", "ut", "ft")
         both = np.subtract(*values).tolist()
-        asked.append(Line(both, "above"))
+        questions.append(Question(both, "above"))
         stuck.append(_stuck(part))
         line = {"seeds": f"{len(both)}"}
         for method, of_method in zip(("ut", "ft"), values, strict=True):
@@ -230,7 +230,7 @@ def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
         line["UT - FT, points"] = mean_interval(both).text(scale=100)
         line["neither stuck: UT - FT, points"] = _unstuck_text(part)
         lines.append(line)
-    return _with_claim_4(with_verdicts(pd.DataFrame(lines), asked, keys, by), stuck)
+    return _with_claim_4(with_verdicts(pd.DataFrame(lines), questions, keys, by), stuck)
 
 
 def map_rows(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rtl_utils.statistics import (
+    Evidence,
     Interval,
     Verdict,
     decided,
@@ -62,7 +63,7 @@ class Case(NamedTuple):
     family: str = ""
 
 
-class Line(NamedTuple):
+class Question(NamedTuple):
     """What a line of a table with verdicts asks of its values.
 
     Args:
@@ -76,6 +77,28 @@ class Line(NamedTuple):
     direction: str
     margin: float = 0.0
     family: str = ""
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the values say before any other line is looked at."""
+        return evidence(self.values, self.direction, self.margin)
+
+    def seeds_to_decide(self, lines: int) -> str:
+        """How many seeds would decide it, beside so many lines of its family that are tested."""
+        seeds = seeds_to_decide(self.values, self.direction, self.margin, lines)
+        return "" if seeds is None else f"{seeds:,}"
+
+
+class Answer(NamedTuple):
+    """What is said of a question.
+
+    Args:
+        verdict: with its p-values, adjusted over its family.
+        seeds: that would decide what is undecided; else empty.
+    """
+
+    verdict: Verdict
+    seeds: str
 
 
 class Judged(NamedTuple):
@@ -108,7 +131,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
         Differences in points with 95 % intervals, and the columns of `with_verdicts`. Empty if
         there are no rows.
     """
-    asked = []
+    questions = []
     lines = []
     keys = []
     for case in cases:
@@ -116,7 +139,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
             if not {case.a, case.b} <= set(rows.method[rows.metric == case.metric]):
                 continue
             values = np.subtract(*paired(rows, case.metric, case.a, case.b)).tolist()
-            asked.append(Line(values, case.direction, case.margin, case.family))
+            questions.append(Question(values, case.direction, case.margin, case.family))
             keys.append((case.claim,))
             lines.append(
                 {
@@ -125,7 +148,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
                     _heading(cases): mean_interval(values).text(scale=100),
                 }
             )
-    return with_verdicts(pd.DataFrame(lines), asked, keys, ["claim"])
+    return with_verdicts(pd.DataFrame(lines), questions, keys, ["claim"])
 
 
 def course_cases(rows: pd.DataFrame) -> list[Case]:
@@ -153,7 +176,7 @@ def course_cases(rows: pd.DataFrame) -> list[Case]:
     return cases
 
 
-def minus(case: Case) -> str:
+def difference_text(case: Case) -> str:
     """The difference of a case in short, such as "UT - FT"."""
     return " - ".join(_SHORT.get(method, method.upper()) for method in (case.a, case.b))
 
@@ -175,13 +198,13 @@ def judge(case: Case, values: Sequence[float]) -> Judged:
 
 
 def with_verdicts(
-    table: pd.DataFrame, asked: Sequence[Line], keys: Sequence[Any], by: Sequence[str]
+    table: pd.DataFrame, questions: Sequence[Question], keys: Sequence[Any], by: Sequence[str]
 ) -> pd.DataFrame:
     """The table with its groups as index, and with what the tests say about each line.
 
     Args:
         table: one row per line.
-        asked: what the lines ask.
+        questions: of the lines.
         keys: of the groups, one per line.
         by: names of their levels.
 
@@ -193,34 +216,38 @@ def with_verdicts(
     """
     if table.empty:
         return table
-    families = [line.family for line in asked]
-    judged: dict[int, Verdict] = {}
-    needed = [""] * len(asked)
-    for family in dict.fromkeys(families):
-        places = [k for k, name in enumerate(families) if name == family]
-        found = [evidence(*asked[k][:3]) for k in places]
-        tested = sum(not np.isnan(one.p) for one in found)
-        for k, verdict in zip(places, verdicts(found), strict=True):
-            judged[k] = verdict
-            if verdict.says.startswith("undecided"):
-                seeds = seeds_to_decide(*asked[k][:3], tested)
-                needed[k] = "" if seeds is None else f"{seeds:,}"
-    said = [judged[k] for k in range(len(asked))]
+    answers = _answers(questions)
     table.index = group_index([tuple(key) for key in keys], by)
     return table.assign(
         **{
-            "p, Holm": [p_text(one.p) for one in said],
-            "p of the opposite, Holm": [p_text(one.opposite) for one in said],
-            "p, Wilcoxon, Holm": [p_text(one.wilcoxon) for one in said],
-            "verdict": [one.says for one in said],
-            "seeds that would decide": needed,
+            "p, Holm": [p_text(one.verdict.p) for one in answers],
+            "p of the opposite, Holm": [p_text(one.verdict.opposite) for one in answers],
+            "p, Wilcoxon, Holm": [p_text(one.verdict.wilcoxon) for one in answers],
+            "verdict": [one.verdict.says for one in answers],
+            "seeds that would decide": [one.seeds for one in answers],
         }
     )
 
 
+def _answers(questions: Sequence[Question]) -> list[Answer]:
+    """The answers in the order of the questions, each family judged by itself."""
+    families: dict[str, list[int]] = {}
+    for place, question in enumerate(questions):
+        families.setdefault(question.family, []).append(place)
+    answers: dict[int, Answer] = {}
+    for places in families.values():
+        found = [questions[place].evidence for place in places]
+        tested = sum(not np.isnan(one.p) for one in found)
+        for place, verdict in zip(places, verdicts(found), strict=True):
+            open_ = verdict.says.startswith("undecided")
+            seeds = questions[place].seeds_to_decide(tested) if open_ else ""
+            answers[place] = Answer(verdict, seeds)
+    return [answers[place] for place in range(len(questions))]
+
+
 def _heading(cases: Sequence[Case]) -> str:
     """Of the column of differences: the two methods, where all claims have the same."""
-    names = {minus(case) for case in cases}
+    names = {difference_text(case) for case in cases}
     return f"{names.pop() if len(names) == 1 else 'difference'}, points"
 
 

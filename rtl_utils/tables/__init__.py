@@ -31,6 +31,7 @@ from rtl_utils.tables.published import (
     stored_manifest,
 )
 from rtl_utils.tables.results import (
+    agrees,
     backbone_table,
     clean_table,
     control_table,
@@ -82,6 +83,7 @@ __all__ = [
     "Deciding",
     "MixedRowsWarning",
     "Paired",
+    "agrees",
     "as_usual",
     "backbone_table",
     "by_images",

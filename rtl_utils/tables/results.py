@@ -8,7 +8,7 @@ import pandas as pd
 
 from rtl_utils import paper
 from rtl_utils.runs import BACKBONE
-from rtl_utils.statistics import FEWEST, paired_difference
+from rtl_utils.statistics import FEWEST, prediction_interval
 from rtl_utils.tables.choices import (
     PAIR,
     by_images,
@@ -84,26 +84,35 @@ def control_table(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per pair and condition: accuracy, and the difference from fine-tuning as usual,
-        paired by seed. Empty if there are no controls.
+        paired by seed. A run that differs in two conditions is left out. Empty if there are no
+        controls.
     """
-    marked = rows[rows.target_shortcut.notna() & (rows.metric == "val_accuracy")]
+    marked = rows[rows.target_shortcut.notna() & rows.n_train.isna()]
+    marked = marked[marked.metric == "val_accuracy"]
     ft = marked[marked.method == "ft"].assign(control=_USUAL)
-    ft.loc[ft.source_shortcut.isna(), "control"] = "clean source"
-    ft.loc[ft.lr < ft.lr.max(), "control"] = "a tenth of the learning rate"
-    ft.loc[ft.epochs < ft.epochs.max(), "control"] = "only the epochs of UT at τ = 1"
+    changes = {
+        "clean source": ft.source_shortcut.isna(),
+        "a tenth of the learning rate": ft.lr < ft.lr.max(),
+        "only the epochs of UT at τ = 1": ft.epochs < ft.epochs.max(),
+    }
+    for name, changed in changes.items():
+        ft.loc[changed, "control"] = name
+    ft = ft[pd.DataFrame(changes).sum(axis=1) <= 1]
     if (ft.control == _USUAL).all():
         return pd.DataFrame()
     scratch = marked[marked.method == "scratch"].assign(control=label("scratch"))
-    every = pd.concat([ft, scratch]).drop_duplicates([*PAIR, "control", "seed"])
+    pairs = pd.concat([ft, scratch]).groupby(list(PAIR), sort=False)
+    every = pd.concat([part for _, part in pairs])  # pair by pair
     by = [*PAIR, "control"]
     others = every[every.control != _USUAL]
     table = summary(others, {"val_accuracy": Column("accuracy, shortcut on all, %", 100)}, by)
     minus = {
         (*pair, control): points(part, "val_accuracy", control, _USUAL, "control")
-        for pair, part in every.groupby(list(PAIR), sort=False)
+        for pair, part in pairs
         for control in part.control.unique()
     }
-    return table.assign(**{"minus FT, points": [minus[key] for key in table.index]})
+    table["minus FT, points"] = [minus[key] for key in table.index]
+    return _with_seeds(table, others, by)
 
 
 def size_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -205,8 +214,8 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
         rows: tidy rows of the transfers of one data set, see `as_usual`.
 
     Returns:
-        One row per table and pair that the paper has and the rows have, with our 95 % interval over
-        seeds and whether the paper's number lies in it. Empty if there are none.
+        One row per table and pair that the paper has and the rows have: our mean with its 95 %
+        interval over seeds, the paper's number, and what `agrees` says. Empty if there are none.
     """
     settings = {
         "1 and 2 (clean tasks)": (without_shortcut(rows), ""),
@@ -219,19 +228,31 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
             ut, ft = (paper.value(*pair, f"{prefix}{method}_accuracy") for method in ("ut", "ft"))
             if not {"ut", "ft"} <= set(own.method) or ut is None or ft is None:
                 continue
-            ours = paired_difference(*paired(own, "val_accuracy", "ut", "ft"))
-            inside = "yes" if ours.low <= ut - ft <= ours.high else "no"
+            ours = np.subtract(*paired(own, "val_accuracy", "ut", "ft")).tolist()
             lines.append(
                 {
                     "the paper's table": name,
                     "pair": " → ".join(pair),
-                    "seeds": ours.n,
-                    "UT - FT, points": ours.text(scale=100),
+                    "seeds": len(ours),
+                    "UT - FT, points": mean_text(ours),
                     "paper: UT - FT, points": f"{100 * (ut - ft):+.1f}",
-                    "in our interval": inside if ours.n >= FEWEST else "",
+                    "could be a run of ours": agrees(ours, ut - ft),
                 }
             )
     return pd.DataFrame(lines).set_index("the paper's table") if lines else pd.DataFrame()
+
+
+def agrees(values: Sequence[float], reported: float) -> str:
+    """Whether a reported number lies where one more value would; empty for fewer than five.
+
+    Args:
+        values: ours, one per seed.
+        reported: by the paper.
+    """
+    if len(values) < FEWEST:
+        return ""
+    interval = prediction_interval(values)
+    return "yes" if interval.low <= reported <= interval.high else "no"
 
 
 def with_paper(

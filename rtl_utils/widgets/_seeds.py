@@ -5,7 +5,7 @@ from functools import lru_cache
 import ipywidgets as ipw
 import numpy as np
 
-from rtl_utils.claims import Case, Judged, course_cases, differences, judge, minus
+from rtl_utils.claims import Case, Judged, course_cases, difference_text, differences, judge
 from rtl_utils.plotting import colour
 from rtl_utils.statistics import FEWEST, Interval, mean_interval
 from rtl_utils.widgets.panels import Panel, choice, slider
@@ -33,8 +33,8 @@ class SeedsPanel(Panel):
             "How many seeds?",
             "Add seeds: the interval shrinks, and a verdict appears, or vanishes again. Then "
             "begin with another seed; after the last one comes seed 0. Each dot is the difference "
-            "between uncoupled transfer (UT) and fine-tuning (FT) of one seed. The claim is judged "
-            "alone, so its p is not adjusted for other claims.",
+            "between uncoupled transfer (UT), or its mixture of tasks, and fine-tuning (FT) of one "
+            "seed. The claim is judged alone, so its p is not adjusted for other claims.",
         )
         cases = course_cases(stored("digits"))
         self.claim = choice("claim", [(case.claim, k) for k, case in enumerate(cases)], 1)
@@ -82,7 +82,7 @@ class SeedsPanel(Panel):
         ends = (POINTS * interval.low, POINTS * interval.mean, POINTS * interval.high)
         used = Group(f"{n} used", values[:n], colour(case.a), ends)
         unused = Group(f"{len(values) - n} not used", values[n:], _UNUSED)
-        ylabel = f"{minus(case)}, points of {_MEASURES[case.metric]}"
+        ylabel = f"{difference_text(case)}, points of {_MEASURES[case.metric]}"
         ylim = _limits(values, POINTS * case.margin)
         level = None if case.margin else (0.0, "no difference")
         curves = Curves(
