@@ -100,7 +100,8 @@ def control_table(rows: pd.DataFrame) -> pd.DataFrame:
     ft = ft[pd.DataFrame(changes).sum(axis=1) <= 1]
     if (ft.control == _USUAL).all():
         return pd.DataFrame()
-    scratch = marked[marked.method == "scratch"].assign(control=label("scratch"))
+    scratch = shortcut_everywhere(marked[marked.method == "scratch"])
+    scratch = scratch.assign(control=label("scratch"))
     pairs = pd.concat([ft, scratch]).groupby(list(PAIR), sort=False)
     every = pd.concat([part for _, part in pairs])  # pair by pair
     by = [*PAIR, "control"]
