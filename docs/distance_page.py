@@ -9,7 +9,7 @@ from wording import capitalised, commands, paragraphs, training
 
 from rtl_utils import claims, distances, paper, statistics, tables
 from rtl_utils.coupled import Coupled
-from rtl_utils.tables import distance_rows, distance_sweeps, listed, seed_count
+from rtl_utils.tables import coupled_rows, distance_rows, distance_sweeps, listed, seed_count
 
 CIFAR_TRAINING = 2_500  # images of a superclass
 RANKS_TITLE = "Do the distances agree, and does accuracy fall with distance?"
@@ -27,12 +27,11 @@ def distances_page() -> str:
         superclasses of Gao & Chaudhari (2021); written by `docs/make.py` from the rows in
         `results/`.""",
         *[
-            tables.origin(name, tables.stored(name))
+            part
             for name in distance_sweeps()
-            if len(tables.stored(name))
+            if len(own := tables.stored(name))
+            for part in (tables.origin(name, own), f"{training(own)} {measured(own)}")
         ],
-        training(rows),
-        measured(rows),
         "![Our matrices above those of Gao & Chaudhari](distances.png)",
         f"""From left to right: {", ".join(paper.GAO_DISTANCES)}. Upper row: our distances. Lower
         row: those of Gao & Chaudhari, read off their figures. Sources stand in rows and targets in
@@ -115,7 +114,7 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
         Chaudhari's published distances and our accuracies; their Riemannian length is the one that
         they call fine-tuning distance.""",
         tables.markdown(table),
-        claims.coupled_text(rows, paper.GAO_TASKS, paper.GAO_DISTANCES),
+        claims.coupled_text(coupled_rows(), paper.GAO_TASKS, paper.GAO_DISTANCES),
         "![Accuracy after transfer over distance](accuracy_over_distance.png)",
     ]
 
@@ -132,14 +131,14 @@ def smallest_p(kinds: int) -> str:
 
 def measured(rows: pd.DataFrame) -> str:
     """How the lengths of these rows were measured."""
+    partitions = f"Paths are cut into {int(rows.partitions.dropna().iloc[0])} partitions."
     iterated = rows[rows.method == "ct-iterated"]
     if iterated.empty:
-        return ""
+        return partitions
     iterations = int(iterated.coupled_iterations.iloc[0])
     blocks = int(iterated.coupled_blocks.iloc[0])
     block = Coupled(blocks=blocks).block_of(CIFAR_TRAINING)
-    partitions = int(rows.partitions.dropna().iloc[0])
-    return f"""Paths are cut into {partitions} partitions. The coupled distance is that of iteration
+    return f"""{partitions} The coupled distance is that of iteration
         {iterations} of {iterations}, over {blocks} blocks of {block} × {block} pairs."""
 
 

@@ -607,6 +607,15 @@ def test_distances_at_the_papers_settings_are_shown_once_every_pair_has_them(che
         assert tables.distance_sweeps() == (shown, "coupled-distances")
 
 
+def test_coupled_and_uncoupled_paths_are_compared_at_the_same_settings():
+    rows = tables.coupled_rows()
+    settings = ["epochs", "partitions", "lr", "batch_size", "momentum", "width", "seed"]
+    of = {name: rows[rows.method == name] for name in ("ut", "ct-iterated")}
+    used = {name: set(map(tuple, part[settings].to_numpy())) for name, part in of.items()}
+    assert used["ut"] == used["ct-iterated"] and len(used["ut"]) == 1
+    assert rows[rows.method == "backbone"].epochs.nunique() == 1
+
+
 @pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
 def test_the_overview_has_every_item_of_the_paper_and_its_links_lead_somewhere(docs):
     page = (folders.checkout() / "docs" / "results.md").read_text()

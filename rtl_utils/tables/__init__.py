@@ -21,6 +21,7 @@ from rtl_utils.tables.choices import (
 from rtl_utils.tables.published import (
     COURSE,
     Deciding,
+    coupled_rows,
     course,
     deciding,
     distance_rows,
@@ -90,6 +91,7 @@ __all__ = [
     "clean_table",
     "clean_target",
     "control_table",
+    "coupled_rows",
     "course",
     "deciding",
     "distance_rows",

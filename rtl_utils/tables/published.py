@@ -124,6 +124,12 @@ def distance_rows() -> pd.DataFrame:
     return pd.concat([stored(name) for name in distance_sweeps()], ignore_index=True)
 
 
+def coupled_rows() -> pd.DataFrame:
+    """The rows that compare the coupled distance with the uncoupled one, at the same settings."""
+    sweeps = ("distances", "coupled-distances")  # the second measures CT as the first measures UT
+    return pd.concat([stored(name) for name in sweeps], ignore_index=True)
+
+
 def stored_manifest(name: str) -> dict[str, Any]:
     """What results/NAME/manifest.json of the checkout says; empty if there is none."""
     checkout = folders.checkout()
