@@ -122,7 +122,7 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
 
 
 def alike_text() -> str:
-    """Where the uncoupled distance of the sentence on the coupled one is from, if not from above."""
+    """Where the uncoupled distance of that sentence is from, if not from the tables above."""
     if distance_sweeps()[0] == ALIKE:
         return ""
     return f"""Both were measured at the same, shorter settings there; the uncoupled one is not that
