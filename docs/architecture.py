@@ -219,7 +219,7 @@ The parameters of `sweeps/trainings.ipynb` say by themselves which runs there ar
 | an exercise | one record in `exercises/_nNN.py`, three cells of its notebook, its solution |
 | a sweep | one YAML file in `sweeps/` |
 | a place for runs | one entry of `LAUNCHERS` in `launchers.py`, or a file of one's own |
-| a table, a verdict, a figure | one function in a room of `tables/`, `claims/`, `plotting/` |
+| a table, a verdict, a figure | one function in a module of `tables/`, `claims/`, `plotting/` |
 
 `CONTRIBUTING.md` explains how; `docs/tried.md` says what was tried and did not pay.
 """

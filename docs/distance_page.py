@@ -12,7 +12,6 @@ from rtl_utils.coupled import Coupled
 from rtl_utils.tables import coupled_rows, distance_rows, distance_sweeps, listed, seed_count
 
 CIFAR_TRAINING = 2_500  # images of a superclass
-ALIKE = "distances"  # measures the uncoupled distance as the coupled one is measured
 RANKS_TITLE = "Do the distances agree, and does accuracy fall with distance?"
 
 
@@ -27,12 +26,7 @@ def distances_page() -> str:
         """How far a network must go from one superclass of CIFAR-100 to another, on the five
         superclasses of Gao & Chaudhari (2021); written by `docs/make.py` from the rows in
         `results/`.""",
-        *[
-            part
-            for name in distance_sweeps()
-            if len(own := tables.stored(name))
-            for part in (tables.origin(name, own), f"{training(own)} {measured(own)}")
-        ],
+        *[part for name in distance_sweeps() for part in made_parts(name)],
         "![Our matrices above those of Gao & Chaudhari](distances.png)",
         f"""From left to right: {", ".join(paper.GAO_DISTANCES)}. Upper row: our distances. Lower
         row: those of Gao & Chaudhari, read off their figures. Sources stand in rows and targets in
@@ -51,7 +45,16 @@ def distances_page() -> str:
         "![The five tasks in a plane, by each distance](places.png)",
         *ranks_section(matrices, rows),
     )
-    return f"{page}\n\n{commands(distance_sweeps())}\n"
+    sweeps = dict.fromkeys([*distance_sweeps(), *tables.COUPLED_SWEEPS])
+    return f"{page}\n\n{commands(sweeps)}\n"
+
+
+def made_parts(name: str) -> list[str]:
+    """Where the rows of a sweep come from, how its networks were trained, and what was measured."""
+    rows = tables.stored(name)
+    if rows.empty:
+        return []
+    return [tables.origin(name, rows), f"{training(rows)} {measured(rows)}"]
 
 
 def numbers_section(matrices: Mapping[str, distances.Matrix]) -> list[str]:
@@ -123,10 +126,11 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
 
 def alike_text() -> str:
     """Where the uncoupled distance of that sentence is from, if not from the tables above."""
-    if distance_sweeps()[0] == ALIKE:
+    name = tables.COUPLED_SWEEPS[0]
+    if name in distance_sweeps():
         return ""
-    return f"""Both were measured at the same, shorter settings there; the uncoupled one is not that
-        of the tables above. {tables.origin(ALIKE, tables.stored(ALIKE))}"""
+    return f"""This compares paths of the same length, so the uncoupled distance is that of shorter
+        trainings, not that of the tables above. {tables.origin(name, tables.stored(name))}"""
 
 
 def smallest_p(kinds: int) -> str:

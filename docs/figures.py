@@ -138,7 +138,7 @@ def every_run(dataset: str, rows: pd.DataFrame) -> Figure:
             ax.label_outer()
             ax.title.set_fontsize(10)
         line[0].set_ylabel(f"{source}\n→ {target}")
-    figure.suptitle(f"Every run from a biased source or between clean tasks ({title})")
+    figure.suptitle(f"Tables 1 to 3 and the shortcut test, run by run ({title})")
     return figure
 
 

@@ -53,8 +53,8 @@ def items_section() -> str:
         "## The paper, item by item",
         """UT is uncoupled transfer, FT fine-tuning. "Ours minus the paper's" is in points of
         accuracy, for the pairs vehicles-1 → vehicles-2, herbivores → flowers and carnivores →
-        flowers, as far as they have runs; the paper's number agrees if it lies where one more run
-        of ours would, with a chance of 95 %. The sections below have the differences, intervals and
+        flowers, as far as they have runs; the paper's number agrees if it lies where 95 % of
+        further runs of ours would. The sections below have the differences, intervals and
         p-values behind each verdict.""",
         tables.markdown(table.set_index("item")),
     )

@@ -46,18 +46,18 @@ def introduction() -> str:
         Clopper-Pearson intervals. A run is stuck if its training accuracy is at most
         {100 * tables.STUCK:.0f} %: it has not learned, so its flips say nothing about the
         shortcut.""",
-        """A verdict is decided by the p-values beside it: "reproduced" if p lies below 0.05; "not
-        reproduced" if p of the opposite does, which is shown then; else "undecided". A claim that
-        one value is larger is tested by Student's t, two-sided; a claim that two are alike by two
-        one-sided tests (TOST). p-values are adjusted by Holm's method: over the pairs of claim 1,
-        over those of claim 3, and over all comparisons of flips, as the notes of the sweeps on
-        CIFAR-100 say; over the targets of claim 2, and over the backbones' own tasks; with LIME as
-        is said there; elsewhere over the table. p of Wilcoxon's signed-rank test
-        against no difference stands beside them and decides nothing; with five seeds it cannot be
-        below 0.06, before any adjustment. With fewer than five seeds there is no verdict. Pairs of
-        tasks are never pooled. The seeds that would decide what is undecided do so in four of five
-        such experiments, if mean and spread stay what they are, whatever is found in the other
-        lines.""",
+        """A verdict is decided by the p-values beside it. A claim is "reproduced" if its p lies
+        below 0.05, "not reproduced" if the p of its opposite does (then the opposite is shown), and
+        else "undecided". A claim that one value is larger is tested by Student's t, two-sided; a
+        claim that two are alike by two one-sided tests (TOST). p-values are adjusted by Holm's
+        method: over the pairs of claim 1, over those of claim 3, and over all comparisons of flips,
+        as the notes of the sweeps on CIFAR-100 say; over the targets of claim 2, and over the
+        backbones' own tasks; for LIME as its section says; elsewhere over the table. p of
+        Wilcoxon's signed-rank test against no difference stands beside them and decides nothing;
+        with five seeds it cannot be below 0.06, before any adjustment. With fewer than five seeds
+        there is no verdict. Pairs of tasks are never pooled. The seeds that would decide what is
+        undecided do so in four of five such experiments, if mean and spread stay what they are,
+        whatever is found in the other lines.""",
         """On CIFAR-100 every seed is measured on the same test images, 100 per class, so intervals
         over seeds say nothing about other images.""",
         one_seed_text(),
@@ -90,7 +90,8 @@ def course_section(dataset: str) -> str:
         *origins(dataset),
         training(rows),
         f"![Every run of tables 1 to 3 and of the shortcut test]({dataset}-runs.png)",
-        "Each dot is one run, each stroke the mean of a method.",
+        """Each dot is one run, each stroke the mean of a method. Controls of table 3, and shortcut
+        tests from clean backbones, are in the tables alone.""",
         f"### Backbones on their own task ({tables.seeds_text(rows)})",
         tables.markdown(tables.backbone_table(rows)),
         *chance_parts(rows),
@@ -110,8 +111,8 @@ def paper_parts(rows: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     return [
-        """The paper has one number per cell and no interval. Does it lie where one more run of ours
-        would, with a chance of 95 % (a prediction interval, wider than that of the mean)?""",
+        """The paper has one number per cell and no interval. Does it lie where 95 % of further runs
+        of ours would (a prediction interval, which is wider than that of the mean)?""",
         tables.markdown(table),
     ]
 
@@ -153,8 +154,8 @@ def marked_parts(rows: pd.DataFrame, marked: pd.DataFrame) -> list[str]:
         "### Shortcut on every target image, as in the paper's table 3 "
         f"({tables.seeds_text(marked)})",
         method_table(tables.target_table(marked)),
-        """Fine-tuning to the same target under other conditions, and from scratch; differences from
-        fine-tuning as usual are paired by seed:"""
+        """Fine-tuning to the same target under other conditions, and training from scratch;
+        differences from fine-tuning as usual are paired by seed:"""
         if len(controls)
         else "",
         tables.markdown(controls) if len(controls) else "",
@@ -214,7 +215,7 @@ def untransferred_text(rows: pd.DataFrame) -> str:
         """
     accuracies = listed(f"{100 * mean:.1f}" for mean in means)
     return f"""A backbone has never seen the target's labels: without the shortcut its accuracy
-        there is {accuracies} %. {little if near.all() else ""}Its own task stands beside it to
+        there is {accuracies} %. {little if near.all() else ""}The table has its own task too, to
         compare."""
 
 

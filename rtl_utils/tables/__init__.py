@@ -19,6 +19,7 @@ from rtl_utils.tables.choices import (
     without_shortcut,
 )
 from rtl_utils.tables.published import (
+    COUPLED_SWEEPS,
     COURSE,
     Deciding,
     coupled_rows,
@@ -73,6 +74,7 @@ from rtl_utils.tables.texts import (
 
 __all__ = [
     "BEFORE",
+    "COUPLED_SWEEPS",
     "COURSE",
     "LIME",
     "PAIR",

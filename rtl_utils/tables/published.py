@@ -21,6 +21,7 @@ COURSE = {
     "cifar100": ("table1", "table3", "salman"),
     "digits": ("digits",),
 }
+COUPLED_SWEEPS = ("distances", "coupled-distances")  # of UT, and of CT at the same settings
 _SETTING = ["source", "target", "source_shortcut", "target_shortcut", "n_train"]
 _ALL_PAIRS = len(paper.GAO_TASKS) * (len(paper.GAO_TASKS) - 1)  # there and back
 
@@ -116,7 +117,8 @@ def distance_sweeps() -> tuple[str, str]:
     rows = stored("task-distances")
     moved = rows[rows.method == "ut"] if len(rows) else rows
     complete = len(moved) and len(moved[list(PAIR)].drop_duplicates()) == _ALL_PAIRS
-    return ("task-distances" if complete else "distances", "coupled-distances")
+    uncoupled, coupled = COUPLED_SWEEPS
+    return ("task-distances" if complete else uncoupled, coupled)
 
 
 def distance_rows() -> pd.DataFrame:
@@ -126,8 +128,7 @@ def distance_rows() -> pd.DataFrame:
 
 def coupled_rows() -> pd.DataFrame:
     """The rows that compare the coupled distance with the uncoupled one, at the same settings."""
-    sweeps = ("distances", "coupled-distances")  # the second measures CT as the first measures UT
-    return pd.concat([stored(name) for name in sweeps], ignore_index=True)
+    return pd.concat([stored(name) for name in COUPLED_SWEEPS], ignore_index=True)
 
 
 def stored_manifest(name: str) -> dict[str, Any]:
