@@ -125,9 +125,8 @@ def without_factories(
 def not_followed(app: Sphinx, module: str, name: str) -> str | None:
     """The module itself for a name that it passes on: a source has one page to go back to.
 
-    A package passes on what its modules hold; there Sphinx follows the name.
+    Sphinx follows a name only from a package to the package's own modules.
     """
-    passing = sys.modules[module]
-    value = getattr(passing, name.partition(".")[0], None)
-    elsewhere = getattr(value, "__module__", module) != module
-    return module if elsewhere and not hasattr(passing, "__path__") else None
+    value = getattr(sys.modules[module], name.partition(".")[0], None)
+    home = getattr(value, "__module__", module)
+    return None if home == module or home.startswith(f"{module}.") else module
