@@ -1,22 +1,16 @@
 """Devices by name, and trainings on a GPU that is not there: what they cross, wait for and need."""
 
-import re
 from dataclasses import replace
-from pathlib import Path as FilePath
 
-import nbformat
 import pandas as pd
 import pytest
 import torch
-from nbformat.v4 import new_code_cell
 from pretend_device import GPUS, NAME, MixedDevices, PretendDevice
-from small_course import NOTEBOOKS, STORES_NOTHING, printed, short
 
 from rtl_utils import cli, devices, headless
 from rtl_utils.coupled import Coupled
 from rtl_utils.distances import distance_matrix
 from rtl_utils.experiments import Run, run
-from rtl_utils.kernels import Limits
 from rtl_utils.lengths import Trace
 from rtl_utils.methods import METHODS, Setup, plan, pretrain, train, transfer
 from rtl_utils.models import build
@@ -404,27 +398,3 @@ def test_a_perceptron_with_a_constant_path_trains_on_a_gpu(table):
     expected = fit([replica()])
     with PretendDevice():
         assert fit([replica()], device="cuda") == expected
-
-
-# Notebooks
-
-
-@pytest.mark.kernel
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_on_a_gpu(name, forks, tmp_path):
-    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
-    tests = str(FilePath(__file__).parent)
-    enter = f"import sys; sys.path.insert(0, {tests!r}); import pretend_device"
-    notebook.cells.insert(0, new_code_cell(f"{enter}\npretend_device.PretendDevice().__enter__()"))
-    copied = tmp_path / f"{name}.ipynb"
-    nbformat.write(notebook, copied)
-    out = tmp_path / "runs"
-    limits = Limits(cores=1)
-    values = short(name, out=str(out))
-    done = headless.execute(copied, values, tmp_path / "done", limits=limits, forks=forks)
-    said = printed(done)
-    assert "All checks passed." in said
-    assert re.search(rf'device: cuda \({NAME}\), which "auto" takes', said)
-    if name not in STORES_NOTHING:
-        assert set(Store(out).values(Store(out).specs()).device) == {"cuda"}

@@ -10,25 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import browser
+import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from small_course import (
-    NOTEBOOKS,
-    SMOKE,
-    SOLUTIONS,
-    WITHOUT_EXERCISES,
-    cells,
-    printed,
-    short,
-    smoke,
-)
+from pretend_device import NAME
+from small_course import NOTEBOOKS, SOLUTIONS, STORES_NOTHING, cells, printed, short
 
 from rtl_utils import exercises, folders, headless
 from rtl_utils.kernels import Limits
+from rtl_utils.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = folders.root() / "runs" / "screenshots"
-WITH_EXERCISES = [name for name in SMOKE if name not in WITHOUT_EXERCISES]
 CHECK = re.compile(r'exercises\.check\("([\d.]+)"')
 
 
@@ -100,15 +93,23 @@ def test_every_name_in_an_edition_is_defined(built, edition):
 
 @pytest.mark.kernel
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITH_EXERCISES)
-def test_answers_of_the_filled_edition_are_right(built, name, forks, tmp_path):
-    values = smoke(name, out=str(tmp_path / "runs"), seeds=[0, 1])
-    source, limits = of(built, "filled", name), Limits(cores=1)
-    done = headless.execute(source, values, tmp_path, limits=limits, forks=forks)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_filled_edition_runs_on_a_gpu_and_its_answers_are_right(built, name, forks, tmp_path):
+    notebook = nbformat.read(of(built, "filled", name), as_version=4)
+    tests = str(Path(__file__).parent)
+    enter = f"import sys; sys.path.insert(0, {tests!r}); import pretend_device"
+    notebook.cells.insert(0, new_code_cell(f"{enter}\npretend_device.PretendDevice().__enter__()"))
+    copied, out = tmp_path / f"{name}.ipynb", tmp_path / "runs"
+    nbformat.write(notebook, copied)
+    values, limits = short(name, out=str(out), seeds=[0, 1]), Limits(cores=1)
+    done = headless.execute(copied, values, tmp_path / "done", limits=limits, forks=forks)
     said = printed(done)
     assert said.count("Right: ") == len([n for n in exercises.EXERCISES if n[:2] == name[:2]])
     assert "Not yet" not in said
     assert "All checks passed." in said
+    assert re.search(rf'device: cuda \({NAME}\), which "auto" takes', said)
+    if name not in STORES_NOTHING:
+        assert set(Store(out).values(Store(out).specs()).device) == {"cuda"}
 
 
 @pytest.mark.slow
