@@ -42,6 +42,11 @@ class Interval:
     n: int
     points: tuple[float, ...] = ()
 
+    def within(self, low: float, high: float) -> "Interval":
+        """The same, for a mean that lies between low and high, as a share does between 0 and 1."""
+        ends = np.clip([self.low, self.high], low, high)
+        return replace(self, low=float(ends[0]), high=float(ends[1]))
+
     def text(self, digits: int = 1, scale: float = 1.0) -> str:
         """As a table shows it: mean and interval, "65.8 [63.1, 68.5]", or mean and points.
 

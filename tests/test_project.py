@@ -167,6 +167,19 @@ def test_pages_say_what_the_rows_say(docs):
         assert (ROOT / name).read_text() == text, f"{name} is older than its rows: make results"
 
 
+@pytest.mark.parametrize("name", ["docs/results.md", "docs/passing.md", "docs/method.md"])
+def test_no_interval_of_a_share_leaves_0_to_100_percent(name):
+    seen = 0
+    for table in re.findall(r"(?:^\|.*\n)+", (ROOT / name).read_text(), re.M):
+        headings, _, *lines = [line.strip("| \n").split(" | ") for line in table.splitlines()]
+        for cells in lines:
+            shares = [c for h, c in zip(headings, cells, strict=False) if h.endswith("%")]
+            ends = re.findall(r"\[(-?[\d.]+), (-?[\d.]+)\]", " ".join(shares))
+            seen += len(ends)
+            assert all(0 <= float(low) and float(high) <= 100 for low, high in ends), cells
+    assert seen > 10
+
+
 def test_architecture_page_says_what_the_package_is(docs):
     text = docs("architecture").page()
     assert (ROOT / "docs" / "architecture.md").read_text() == text, "run docs/architecture.py"

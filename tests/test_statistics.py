@@ -83,6 +83,14 @@ def test_interval_as_text():
     assert Interval(0.658, 0.631, 0.685, 5).text(scale=100) == "65.8 [63.1, 68.5]"
 
 
+def test_an_interval_of_a_share_ends_where_shares_end():
+    found = mean_interval([0.9, 1.0, 1.0, 1.0, 1.0])
+    assert found.high > 1
+    assert found.within(0, 1) == Interval(found.mean, found.low, 1.0, 5)
+    alone = mean_interval([1.0]).within(0, 1)
+    assert np.isnan(alone.low) and alone.points == (1.0,)
+
+
 def test_interquartile_mean_ignores_stuck_runs():
     assert interquartile_mean([0.2, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.99]) == pytest.approx(0.8)
 

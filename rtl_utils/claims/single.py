@@ -17,10 +17,11 @@ from rtl_utils.tables import (
     RISE,
     STUCK,
     label,
-    mean_text,
     n_train_text,
     paired,
+    percent_text,
     points,
+    points_text,
     seed_count,
     stuck_text,
 )
@@ -161,7 +162,7 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
         questions.append(Question(beyond, "alike", NEAR_CHANCE, family))
         line: dict[str, object] = {"seeds": part.seed.nunique()}
         for metric, heading in _AT_CHANCE.items():
-            line[heading] = mean_text(values[metric]) if metric in values else ""
+            line[heading] = percent_text(values[metric]) if metric in values else ""
         lines.append(line)
     return with_verdicts(pd.DataFrame(lines), questions, keys, ["backbone of", "images of"])
 
@@ -225,9 +226,9 @@ def frozen_table(rows: pd.DataFrame) -> pd.DataFrame:
         line = {"seeds": f"{len(both)}"}
         for method, of_method in zip(("ut", "ft"), values, strict=True):
             chosen = part[part.method == method]
-            line[f"{method.upper()}, %"] = mean_interval(of_method).text(scale=100)
+            line[f"{method.upper()}, %"] = percent_text(of_method)
             line[f"{method.upper()} stuck"] = stuck_text(chosen)
-        line["UT - FT, points"] = mean_interval(both).text(scale=100)
+        line["UT - FT, points"] = points_text(both)
         line["neither stuck: UT - FT, points"] = _unstuck_text(part)
         lines.append(line)
     return _with_claim_4(with_verdicts(pd.DataFrame(lines), questions, keys, by), stuck)

@@ -24,6 +24,7 @@ from rtl_utils.tables import (
     group_index,
     images_text,
     paired,
+    points_text,
     shortcut_at_test,
     shortcut_everywhere,
     without_shortcut,
@@ -145,7 +146,7 @@ def verdict_table(cases: Sequence[Case]) -> pd.DataFrame:
                 {
                     "pair": f"{source} → {target}",
                     "seeds": len(values),
-                    _heading(cases): mean_interval(values).text(scale=100),
+                    _heading(cases): points_text(values),
                 }
             )
     return with_verdicts(pd.DataFrame(lines), questions, keys, ["claim"])

@@ -22,8 +22,9 @@ from rtl_utils.tables.texts import (
     BEFORE,
     group_index,
     label,
-    mean_text,
     n_train_text,
+    percent_text,
+    points_text,
     seed_count,
     stuck_text,
 )
@@ -196,9 +197,9 @@ def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
             lines.append(
                 {
                     "seeds": three.seed.nunique(),
-                    f"{short:.0f} epochs, %": mean_text(values["few"]),
-                    "as many steps as with all images, %": mean_text(values["many"]),
-                    "all images, %": mean_text(values["all"]),
+                    f"{short:.0f} epochs, %": percent_text(values["few"]),
+                    "as many steps as with all images, %": percent_text(values["many"]),
+                    "all images, %": percent_text(values["all"]),
                     "fewer steps, points": points(three, "flip_rate", "few", "many", "_setting"),
                     "fewer images, points": points(three, "flip_rate", "many", "all", "_setting"),
                 }
@@ -235,7 +236,7 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
                     "the paper's table": name,
                     "pair": " → ".join(pair),
                     "seeds": len(ours),
-                    "UT - FT, points": mean_text(ours),
+                    "UT - FT, points": points_text(ours),
                     "paper: UT - FT, points": f"{100 * (ut - ft):+.1f}",
                     "could be a run of ours": agrees(ours, ut - ft),
                 }

@@ -27,6 +27,11 @@ class Column(NamedTuple):
     factor: float = 1.0
     digits: int = 1
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is in percent, of a metric that lies between 0 and 1."""
+        return self.factor == 100
+
 
 class Paired(NamedTuple):
     """Values of two groups for the same seeds and pairs of tasks, in one order.
@@ -161,7 +166,11 @@ def points(rows: pd.DataFrame, metric: str, a: str, b: str, column: str = "metho
 def _text(rows: pd.DataFrame, metric: str, column: Column) -> str:
     """Mean and interval of a metric; empty where the rows lack it."""
     values = rows.value[rows.metric == metric].tolist()
-    return mean_interval(values).text(column.digits, column.factor) if values else ""
+    if not values:
+        return ""
+    found = mean_interval(values)
+    shown = found.within(0, 1) if column.is_share else found
+    return shown.text(column.digits, column.factor)
 
 
 def per_group(

@@ -45,9 +45,14 @@ def seed_count(rows: pd.DataFrame) -> str:
     return "1 seed" if count == 1 else f"{count} seeds"
 
 
-def mean_text(values: Iterable[float]) -> str:
-    """Mean and interval of fractions, in percent."""
-    return mean_interval(list(values)).text(scale=100)
+def percent_text(values: Iterable[float]) -> str:
+    """Mean and interval of shares, in percent; the interval has no part outside 0 to 100."""
+    return mean_interval(list(values)).within(0, 1).text(scale=100)
+
+
+def points_text(differences: Iterable[float]) -> str:
+    """Mean and interval of differences of shares, in percentage points."""
+    return mean_interval(list(differences)).text(scale=100)
 
 
 def stuck_text(rows: pd.DataFrame) -> str:
