@@ -1,8 +1,9 @@
 """Rows and texts that the sections of the pages share."""
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,9 +68,21 @@ def training(rows: pd.DataFrame) -> str:
 def commands(names: Iterable[str]) -> str:
     """The commands that made the rows, as their manifests name them, and the one for this page."""
     manifests = {name: tables.stored_manifest(name) for name in names}
-    made = [f"- `results/{name}/`: {said['command']}" for name, said in manifests.items() if said]
+    made = [f"- `results/{name}/`: {_command(said)}" for name, said in manifests.items() if said]
     page = "- this page and its pictures: `.venv/bin/python docs/make.py`"
     return "\n".join(["## How these were made", "", *made, page])
+
+
+def _command(said: Mapping[str, Any]) -> str:
+    """A manifest's command; of `rtl train`, with the seeds and the device of the rows."""
+    command = str(said["command"])
+    if not command.startswith("rtl train"):
+        return command
+    first, *more = sorted(map(int, said["runs_per_seed"]))
+    last = first + len(more)
+    together = more and more[-1] == last
+    seeds = f"{first}-{last}" if together else ",".join(map(str, [first, *more]))
+    return f"`{command} --seeds {seeds} --device {','.join(said['device'])}`"
 
 
 def method_table(table: pd.DataFrame) -> str:
