@@ -37,10 +37,9 @@ def introduction() -> str:
     return paragraphs(
         "# Results",
         """Long runs of the notebooks, written by `docs/make.py` from the rows in `results/`.
-        Numbers are means over seeds with 95 % Student t intervals, which may leave the
-        possible range where runs crowd at its edge. A seed sets the weights, the order of
-        the images, the places of the shortcut and, on the digits, the images themselves.
-        The shortcut is a tennis ball.""",
+        Numbers are means over seeds with 95 % Student t intervals; those of shares end at 0 and
+        100 %. A seed sets the weights, the order of the images, the places of the shortcut and,
+        on the digits, the images themselves. The shortcut is a tennis ball.""",
         f"""With fewer than five seeds there is no interval, and the single values stand in round
         brackets. Where all values are equal there is no interval either. Counts of runs have
         Clopper-Pearson intervals. A run is stuck if its training accuracy is at most
