@@ -47,7 +47,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(batch_rows, tmp_path):
     draw = random.Random(0)
     sweep = small_batch.write(tmp_path)
     out = tmp_path / "store"
-    for _ in range(6):
+    for _ in range(4):
         process = start("batch", sweep, "--out", out, stderr=subprocess.DEVNULL)
         time.sleep(draw.uniform(2, 9))
         family = [psutil.Process(process.pid), *descendants(process.pid)]

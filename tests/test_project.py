@@ -176,7 +176,7 @@ def test_no_interval_of_a_share_leaves_0_to_100_percent(name):
             shares = [c for h, c in zip(headings, cells, strict=False) if h.endswith("%")]
             ends = re.findall(r"\[(-?[\d.]+), (-?[\d.]+)\]", " ".join(shares))
             seen += len(ends)
-            assert all(0 <= float(low) and float(high) <= 100 for low, high in ends), cells
+            assert all(float(low) >= 0 and float(high) <= 100 for low, high in ends), cells
     assert seen > 10
 
 
