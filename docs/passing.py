@@ -250,12 +250,12 @@ def passes(table: pd.DataFrame) -> str:
     decided = table[table.seeds >= FEWEST].drop(columns="seeds")
     if decided.empty:
         return f"No setting has {FEWEST} seeds yet."
-    settings = f"In {counted(len(decided), 'setting')} with at least {FEWEST} seeds"
+    settings = f"Of {counted(len(decided), 'setting')} with at least {FEWEST} seeds the tests say"
     some, none = _counted(decided)
     said = [f"by {tables.listed(some)}"] if some else []
     said += [f"by {tables.listed(none)} in none"] if none else []
     return (
-        f"{settings} the shortcut is kept out, by the tests, {'; '.join(said)}. "
+        f"{settings} that the shortcut is kept out {'; '.join(said)}. "
         f"{needed(decided)} No p-value is adjusted over the settings."
     )
 

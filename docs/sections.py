@@ -37,9 +37,9 @@ def introduction() -> str:
     return paragraphs(
         "# Results",
         """Long runs of the notebooks, written by `docs/make.py` from the rows in `results/`.
-        Numbers are means over seeds with 95 % Student t intervals; those of shares end at 0 and
-        100 %. A seed sets the weights, the order of the images, the places of the shortcut and,
-        on the digits, the images themselves. The shortcut is a tennis ball.""",
+        Numbers are means over seeds with 95 % Student t intervals; those of percentages are cut off
+        at 0 and 100 %. A seed sets the weights, the order of the images, the places of the shortcut
+        and, on the digits, the images themselves. The shortcut is a tennis ball.""",
         f"""With fewer than five seeds there is no interval, and the single values stand in round
         brackets. Where all values are equal there is no interval either. Counts of runs have
         Clopper-Pearson intervals. A run is stuck if its training accuracy is at most
@@ -54,9 +54,9 @@ def introduction() -> str:
         backbones' own tasks; for LIME as its section says; elsewhere over the table. p of
         Wilcoxon's signed-rank test against no difference stands beside them and decides nothing;
         with five seeds it cannot be below 0.06, before any adjustment. With fewer than five seeds
-        there is no verdict. Pairs of tasks are never pooled. The seeds that would decide what is
-        undecided do so in four of five such experiments, if mean and spread stay what they are,
-        whatever is found in the other lines.""",
+        there is no verdict. Pairs of tasks are never pooled. "Seeds that
+        would decide" is how many give a verdict with a power of 80 %, if mean and spread stay what
+        they are and the other lines are decided by none.""",
         """On CIFAR-100 every seed is measured on the same test images, 100 per class, so intervals
         over seeds say nothing about other images.""",
         one_seed_text(),
@@ -110,8 +110,10 @@ def paper_parts(rows: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     return [
-        """The paper has one number per cell and no interval. Does it lie where 95 % of further runs
-        of ours would (a prediction interval, which is wider than that of the mean)?""",
+        """The paper has one number per cell and no interval. It is compatible with ours if it lies
+        in their 95 % prediction interval: for one further run, or for the mean of three in table 3,
+        whose numbers are averages of three trials. With few seeds such intervals are wide, so
+        "compatible" is weak evidence.""",
         tables.markdown(table),
     ]
 
@@ -327,8 +329,8 @@ def frozen_conclusion(table: pd.DataFrame) -> str:
         return "That does not decide whether UT leads with frozen statistics."
     elsewhere = [f'"{where}"' for where in others if says(table, where) == "reproduced"]
     if elsewhere:
-        lead = f"""So with frozen statistics a lead of UT does not need the shortcut on both sides:
-            UT also leads with {listed(elsewhere)}."""
+        lead = f"""So with frozen statistics and that learning rate a lead of UT does not need the
+            shortcut on both sides: UT also leads with {listed(elsewhere)}."""
     else:
         # a lead that was not shown is not shown to be absent
         each = [f'"{where}": {says(table, where) or "not run"}' for where in others]

@@ -139,22 +139,23 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, float(low), float(high), x.size)
 
 
-def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean of independent values, and where one more of them would lie.
+def prediction_interval(values: Sequence[float], further: int = 1, level: float = 0.95) -> Interval:
+    """Mean of independent values, and where the mean of further ones would lie.
 
-    mean +- t s sqrt(1 + 1/n): unlike the interval of the mean it does not shrink to nothing with
-    more values. A published single number is compared with it. As for `mean_interval`, fewer than
-    five values have none.
+    mean +- t s sqrt(1/m + 1/n) for m further values: unlike the interval of the mean it does not
+    shrink to nothing with more values. A published number is compared with it. As for
+    `mean_interval`, fewer than five values have none.
 
     Args:
         values: one per seed.
-        level: share of such intervals that hold the next value.
+        further: how many values the other mean is of; 1 for a single number.
+        level: share of such intervals that hold the mean of the further values.
 
     Raises:
         ValueError: as `mean_interval`.
     """
     interval = mean_interval(values, level)
-    reach = (interval.high - interval.mean) * (interval.n + 1) ** 0.5
+    reach = (interval.high - interval.mean) * (interval.n / further + 1) ** 0.5
     return replace(interval, low=interval.mean - reach, high=interval.mean + reach)
 
 

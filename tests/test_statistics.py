@@ -375,10 +375,12 @@ def test_no_number_of_seeds_decides_without_spread_or_effect():
     assert seeds_to_decide([-1.0, 1.0, -1.0, 1.0], "above") is None
 
 
-def test_the_next_value_lies_in_a_prediction_interval_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(3, 2, (4_000, 6))
-    intervals = [prediction_interval(five) for five in draws[:, :5].tolist()]
-    inside = [i.low <= x <= i.high for i, x in zip(intervals, draws[:, 5], strict=True)]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.01)
+def test_the_next_values_lie_in_a_prediction_interval_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3, 2, (4_000, 8))
+    for further in (1, 3):
+        intervals = [prediction_interval(five, further) for five in draws[:, :5].tolist()]
+        means = draws[:, 5 : 5 + further].mean(1)
+        inside = [i.low <= x <= i.high for i, x in zip(intervals, means, strict=True)]
+        assert np.mean(inside) == pytest.approx(0.95, abs=0.01)
     few = prediction_interval([1.0, 2.0])
     assert few.points == (1.0, 2.0) and math.isnan(few.low)

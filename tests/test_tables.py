@@ -339,9 +339,9 @@ def test_controls_are_compared_with_fine_tuning_seed_by_seed(transfers):
     assert tables.control_table(usual[usual.source_shortcut.notna()]).empty
 
 
-@pytest.mark.parametrize(("beyond", "says"), [(0.0, "yes"), (0.02, "yes"), (0.05, "no")])
-def test_the_papers_difference_is_compared_with_one_more_run_of_ours(transfers, beyond, says):
-    """At a distance of 0.02 the interval of the mean would say no."""
+@pytest.mark.parametrize(("beyond", "says"), [(0.0, "yes"), (0.02, "yes"), (0.035, "no")])
+def test_the_papers_difference_is_compared_with_the_mean_of_three_runs(transfers, beyond, says):
+    """The 95 % intervals reach 0.016 (mean), 0.026 (mean of three further runs) and 0.039 (one)."""
     ut, ft = (paper.value("herbivores", "flowers", f"ball_{m}_accuracy") for m in ("ut", "ft"))
     marked = tables.shortcut_everywhere(transfers)
     marked = marked[marked.method.isin(["ft", "ut"]) & marked.n_train.isna() & (marked.seed == 0)]
@@ -355,9 +355,9 @@ def test_the_papers_difference_is_compared_with_one_more_run_of_ours(transfers, 
     (line,) = tables.paper_table(rows).reset_index().to_dict("records")
     assert line["the paper's table"] == "3 (shortcut on every image)"
     assert line["paper: UT - FT, points"] == "+12.9"
-    assert line["could be a run of ours"] == says
+    assert line["compatible with ours"] == says
     (few,) = tables.paper_table(rows[rows.seed < 4]).to_dict("records")
-    assert few["could be a run of ours"] == ""
+    assert few["compatible with ours"] == ""
     assert tables.paper_table(rows.assign(source="elsewhere")).empty
 
 

@@ -11,7 +11,7 @@ from rtl_utils.claims.single import (
     frozen_table,
     lime_table,
     map_rows,
-    rise_table,
+    rise_tables,
     stuck_table,
 )
 from rtl_utils.claims.verdicts import (
@@ -55,7 +55,7 @@ __all__ = [
     "passing",
     "power_text",
     "rank_table",
-    "rise_table",
+    "rise_tables",
     "stuck_table",
     "verdict_table",
 ]

@@ -26,7 +26,8 @@ def rank_table(
 
     Returns:
         One row per kind, correlations as texts with 95 % intervals clustered by task: with the
-        published matrix; with our fine-tuning distance; with our accuracy after transfer; with
+        published matrix, and p of rising with it by a permutation of tasks; with our fine-tuning
+        distance; with our accuracy after transfer; with
         accuracy, both less their target's mean, so that a hard target counts once; p of "accuracy
         falls as distance grows" by a permutation of tasks, alone and adjusted by Holm's method over
         the kinds; the verdict on that, the paper's claim 6; and the same correlation, p-values and
@@ -54,8 +55,10 @@ def rank_table(
         )
         p, says = by_ours[kind]
         their_p, they_say = by_theirs.get(kind, ("", ""))
+        agreeing = _with_published(matrix, published)
         lines[kind] = {
-            "with Gao & Chaudhari's": _with_published(matrix, published),
+            "with Gao & Chaudhari's": _association_text(agreeing),
+            "p of rising with theirs": "" if agreeing is None else p_text(agreeing.rises),
             "with our fine-tuning distance": _with_fine_tuning(matrix, matrices),
             "with accuracy": ours[kind].interval.text(2),
             "with accuracy, within a target": within.interval.text(2),
@@ -144,12 +147,12 @@ def _association_text(found: Association | None) -> str:
     return "" if found is None else found.interval.text(2)
 
 
-def _with_published(matrix: Matrix, published: Mapping[str, Sequence[Sequence[float]]]) -> str:
+def _with_published(
+    matrix: Matrix, published: Mapping[str, Sequence[Sequence[float]]]
+) -> Association | None:
     # the published fine-tuning distance is a Riemannian length
     theirs = published.get({"riemannian": "fine-tuning"}.get(matrix.kind, matrix.kind))
-    if theirs is None:
-        return ""
-    return task_permutation(matrix.mean, np.array(theirs, dtype=float)).interval.text(2)
+    return None if theirs is None else task_permutation(matrix.mean, np.array(theirs, dtype=float))
 
 
 def _with_fine_tuning(matrix: Matrix, matrices: Mapping[str, Matrix]) -> str:

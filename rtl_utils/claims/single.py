@@ -1,6 +1,6 @@
 """The paper's single claims: about losses, LIME, chance and stuck runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,27 +43,30 @@ CONDITIONS = (
 )
 
 
-def rise_table(rows: pd.DataFrame) -> pd.DataFrame:
+def rise_tables(models: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Claim 5: do restored features raise the loss of a transfer less than that of scratch?
 
     Args:
-        rows: of `tables.with_rise`.
+        models: name of each set of target models -> its rows, of `tables.with_rise`.
 
     Returns:
-        One row per transfer and measure: the paired difference to scratch, p-values after Holm's
-        adjustment over the table, and the verdict on "less than scratch".
+        Name -> one row per transfer and measure: the paired difference to scratch, p-values after
+        Holm's adjustment over all the tables, as all ask the same, and the verdict on "less than
+        scratch".
     """
     questions = []
     lines = []
     keys = []
-    for measure, column in RISE.items():
-        for method in ("ft", "ut"):
-            difference = np.subtract(*paired(rows, measure, method, "scratch")).tolist()
-            questions.append(Question(difference, "below"))
-            keys.append((label(method), column.heading))
-            lines.append({"minus scratch": mean_interval(difference).text(2)})
-    table = with_verdicts(pd.DataFrame(lines), questions, keys, ["method", "measure"])
-    return table.rename(columns={"verdict": "claim 5"})
+    for name, rows in models.items():
+        for measure, column in RISE.items():
+            for method in ("ft", "ut"):
+                difference = np.subtract(*paired(rows, measure, method, "scratch")).tolist()
+                questions.append(Question(difference, "below"))
+                keys.append((name, label(method), column.heading))
+                lines.append({"minus scratch": mean_interval(difference).text(2)})
+    table = with_verdicts(pd.DataFrame(lines), questions, keys, ["models", "method", "measure"])
+    table = table.rename(columns={"verdict": "claim 5"})
+    return {name: pd.DataFrame(table.xs(name, level="models")) for name in models}
 
 
 def lime_table(rows: pd.DataFrame) -> pd.DataFrame:

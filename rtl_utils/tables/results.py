@@ -217,14 +217,15 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per table and pair that the paper has and the rows have: our mean with its 95 %
-        interval over seeds, the paper's number, and what `agrees` says. Empty if there are none.
+        interval over seeds, the paper's number, and what `compatible` says. Empty if there is
+        none.
     """
     settings = {
-        "1 and 2 (clean tasks)": (without_shortcut(rows), ""),
-        "3 (shortcut on every image)": (shortcut_everywhere(rows), "ball_"),
+        "1 and 2 (clean tasks)": (without_shortcut(rows), "", paper.TRIALS["1 and 2"]),
+        "3 (shortcut on every image)": (shortcut_everywhere(rows), "ball_", paper.TRIALS["3"]),
     }
     lines = []
-    for name, (part, prefix) in settings.items():
+    for name, (part, prefix, trials) in settings.items():
         for pair in paper.TABLES:
             own = part[(part.source == pair[0]) & (part.target == pair[1])]
             ut, ft = (paper.value(*pair, f"{prefix}{method}_accuracy") for method in ("ut", "ft"))
@@ -238,22 +239,23 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
                     "seeds": len(ours),
                     "UT - FT, points": points_text(ours),
                     "paper: UT - FT, points": f"{100 * (ut - ft):+.1f}",
-                    "could be a run of ours": agrees(ours, ut - ft),
+                    "compatible with ours": compatible(ours, ut - ft, trials),
                 }
             )
     return pd.DataFrame(lines).set_index("the paper's table") if lines else pd.DataFrame()
 
 
-def agrees(values: Sequence[float], reported: float) -> str:
-    """Whether a reported number lies where one more value would; empty for fewer than five.
+def compatible(values: Sequence[float], reported: float, trials: int) -> str:
+    """Whether a reported mean lies in the prediction interval of ours; empty for fewer than five.
 
     Args:
         values: ours, one per seed.
         reported: by the paper.
+        trials: how many trainings the reported number is the mean of.
     """
     if len(values) < FEWEST:
         return ""
-    interval = prediction_interval(values)
+    interval = prediction_interval(values, trials)
     return "yes" if interval.low <= reported <= interval.high else "no"
 
 
