@@ -384,6 +384,18 @@ def test_stuck_runs_are_counted_and_left_out_of_the_last_difference():
     assert table.verdict.tolist() == ["undecided", "reproduced"]
 
 
+def test_a_comparison_that_two_tables_show_has_one_verdict():
+    """Claim 3 on the digits stands in the table of frozen statistics, too."""
+    frozen = claims.frozen_table(claims.frozen_cases(tables.stored("digits-frozen")))
+    there = frozen.loc[claims.CONDITIONS[0], "all", 0.01, "updated"]
+    usual = tables.as_usual(tables.course("digits"))
+    judged = claims.verdict_table(claims.course_cases(usual))
+    (line,) = [line for name, line in judged.iterrows() if name.startswith("3:")]
+    shared = [*line.index.intersection(there.index)]
+    assert {"p, Holm", "p of the opposite, Holm", "verdict"} <= {*shared}
+    assert there[shared].astype(str).tolist() == line[shared].astype(str).tolist()
+
+
 def stuck(ft, ut, seeds=10, **columns):
     """Rows with frozen statistics where the given seeds of FT and of UT are stuck."""
     accuracy = 0.7 + 0.01 * np.arange(seeds)
