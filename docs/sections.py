@@ -451,7 +451,8 @@ def sizes_section(name: str, stored: pd.DataFrame) -> str:
     return paragraphs(
         f"## When does transfer pay? (CIFAR-100, {tables.seeds_text(rows)})",
         tables.origin(name, stored),
-        f"Clean sources and clean targets. {training(stored)}",
+        f"""Clean sources and clean targets; FT is fine-tuning. A transfer pays where it is more
+        accurate than training from scratch on the same images. {training(stored)}""",
         "![Accuracy over target images per class](sizes.png)",
         tables.markdown(claims.verdict_table(cases)),
     )

@@ -37,7 +37,8 @@ INFERIOR = 0.02  # accuracy that it may lack of fine-tuning's
 NEAR_CHANCE = 0.05  # from chance, within which an accuracy is at chance (claim 2): 500 images alone
 # give 0.035 on either side, so a narrower margin could hardly be met
 CHANCE = 0.2  # accuracy of guessing: every image task here has five classes
-_SHORT = {"ut": "UT", "ut-mixture": "UT (mixture)", "ft": "FT"}  # methods in claims and headings
+# methods in claims and headings
+_SHORT = {"ut": "UT", "ut-mixture": "UT (mixture)", "ft": "FT", "scratch": "scratch"}
 
 
 class Case(NamedTuple):
