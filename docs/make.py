@@ -261,7 +261,7 @@ def notebook_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
 
 def orders_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
     """What points the same way on CIFAR-100 as on the digits, and what does not."""
-    rows = [tables.stored(name) for name in ("cifar-methods", PAIRS_SWEEP)]
+    rows = [tables.stored(name) for name in (PAIRS_SWEEP, "cifar-methods")]
     rows = [part for part in rows if len(part)]
     if not rows:
         return []
