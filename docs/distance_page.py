@@ -105,6 +105,7 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
     """How the distances agree with each other, with the published ones and with accuracy."""
     table = claims.rank_table(matrices, rows, paper.GAO_DISTANCES)
     tested = int((table["p of falling, Holm"] != "").sum())
+    measuring = [f"{kind} by {tables.label(distances.KINDS[kind].method)}" for kind in table.index]
     return [
         f"## {RANKS_TITLE}",
         f"""Spearman's rank correlations over the ordered pairs. Pairs that share a task are not
@@ -115,12 +116,11 @@ def ranks_section(matrices: Mapping[str, distances.Matrix], rows: pd.DataFrame) 
         correlation as low, adjusted by Holm's method over the kinds of distance. The paper makes
         that claim of the fine-tuning distance; it is asked here of every kind, so the adjustment is
         over all; it is one-sided, as the claim is. {smallest_p(tested or len(table))} The accuracy
-        is that of the transfers that measured the distance: of fine-tuning in the first two rows,
-        of uncoupled and of iterated coupled transfer in the others. The last four columns ask the
-        same of Gao & Chaudhari's published distances and our accuracies; their Riemannian length is
-        the one that they call fine-tuning distance. The comparison that was declared is that of our
-        distances with theirs; its p is the share of orders with a correlation as high, not
-        adjusted.""",
+        is that of the transfers that measured the distance: {listed(measuring)}. The last four
+        columns ask the same of Gao & Chaudhari's published distances and our accuracies; their
+        Riemannian length is the one that they call fine-tuning distance. The comparison that was
+        declared is that of our distances with theirs; its p is the share of orders with a
+        correlation as high, not adjusted.""",
         tables.markdown(table),
         within_text(table),
         claims.coupled_text(coupled_rows(), paper.GAO_TASKS, paper.GAO_DISTANCES),

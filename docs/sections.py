@@ -56,7 +56,7 @@ def introduction() -> str:
         with five seeds it cannot be below 0.06, before any adjustment. With fewer than five seeds
         there is no verdict. Pairs of tasks are never pooled. "Seeds that
         would decide" is how many give a verdict with a power of 80 %, if mean and spread stay what
-        they are and the other lines are decided by none.""",
+        they are and no other line is decided.""",
         """On CIFAR-100 every seed is measured on the same test images, 100 per class, so intervals
         over seeds say nothing about other images.""",
         one_seed_text(),

@@ -205,6 +205,6 @@ def _with_baseline(rows: pd.DataFrame, metric: str, method: str, baseline: str) 
 def _methods_in(table: pd.DataFrame, column: str) -> str:
     """The methods whose answer in a column is "yes", with the verb: "A and B keep"."""
     passed = [label(method) for method in table.index[table[column] == "yes"]]
-    passed = [f'"{name}"' if "," in name else name for name in passed]
+    passed = [f'"{name}"' if " " in name else name for name in passed]
     verb = "keep" if len(passed) > 1 else "keeps"
     return f"{listed(passed) if passed else 'no method'} {verb}"
