@@ -7,11 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from distance_page import kind_seeds
+from maps import CONDITION_NAMES, MAP_SWEEPS
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from passing import PASSING_SWEEPS, answer_tables, compared, picture_of
-from sections import CONDITION_NAMES, MAP_SWEEPS, METHOD_SWEEPS, SIZES_SWEEP, sweep_title
+from sections import METHOD_SWEEPS, SIZES_SWEEP, sweep_title
 from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
 from wording import ON_IMAGES, capitalised, transfers, uncapitalised
 

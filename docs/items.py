@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from distance_page import RANKS_TITLE
+from maps import MAP_SWEEPS, map_fates, map_title, troubled_text
 from sections import FROZEN_SWEEP, course_title, frozen_title
 from synthetic import SYNTHETIC_SWEEP, SYNTHETIC_TITLE, target_models
-from wording import ON_IMAGES, paragraphs, transfers
+from wording import ON_IMAGES, paragraphs, transfers, uncapitalised
 
 from rtl_utils import claims, distances, paper, tables
 from rtl_utils.data import DATASETS
@@ -44,7 +45,7 @@ class Item(NamedTuple):
 def items_section() -> str:
     """Every table, figure and claim of the paper, with its place, data, seeds and verdict."""
     items = [*synthetic_items(), *[item for name in ON_IMAGES for item in course_items(name)]]
-    items += [*frozen_items(), *distance_items()]
+    items += [*frozen_items(), *map_items(), *distance_items()]
     if not items:
         return ""
     table = pd.DataFrame(sorted(items, key=lambda item: _place(item.item)))
@@ -285,6 +286,22 @@ def frozen_items() -> Iterator[Item]:
         stuck = f"; FT stuck: {line['FT stuck']}, UT: {line['UT stuck']}"
         for item, (text, column) in shows.items():
             yield Item(item, text, where, title, line.seeds, f"{line[column]}{stuck}")
+
+
+def map_items() -> Iterator[Item]:
+    """Claim 4 over learning rates, momentum and kinds of normalisation: where FT gets stuck."""
+    for name in MAP_SWEEPS:
+        rows = tables.stored(name)
+        if rows.empty:
+            continue
+        yield Item(
+            "Claim 4",
+            "where FT gets stuck, over learning rates and kinds of normalisation",
+            _link("a map", map_title(name, rows)),
+            DATASETS[rows.dataset.iloc[0]].title,
+            _seeds(rows),
+            f"{uncapitalised(troubled_text(map_fates(name, claims.map_rows(rows))))}; not tested",
+        )
 
 
 def _beside_paper(rows: pd.DataFrame, prefix: str, methods: list[str]) -> str:

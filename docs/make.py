@@ -1,8 +1,8 @@
 """Write the pages of results and their pictures: `.venv/bin/python docs/make.py`.
 
 Every number comes from the exported rows in results/; every section says what made its rows. The
-overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/synthetic.py,
-docs/passing.py and docs/distance_page.py, the pictures in docs/figures.py.
+overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/maps.py,
+docs/synthetic.py, docs/passing.py and docs/distance_page.py, the pictures in docs/figures.py.
 """
 
 import warnings
@@ -15,6 +15,7 @@ from distance_page import distances_page
 from figures import pictures
 from items import items_section
 from launch import address, buttons
+from maps import MAP_SWEEPS, map_section
 from passing import (
     PASSING_SWEEPS,
     answer_tables,
@@ -28,7 +29,6 @@ from sections import (
     BEFORE_SWEEP,
     DIFFERENCE,
     FROZEN_SWEEP,
-    MAP_SWEEPS,
     MARGINS,
     METHOD_SWEEPS,
     PAIRS_SWEEP,
@@ -39,7 +39,6 @@ from sections import (
     digits_settings,
     frozen_section,
     introduction,
-    map_section,
     method_section,
     pairs_section,
     sizes_section,

@@ -10,20 +10,14 @@ from rtl_utils import claims, paper, statistics, tables
 from rtl_utils.data import DATASETS
 from rtl_utils.methods import METHODS
 from rtl_utils.runs import BACKBONE
-from rtl_utils.tables import listed, seed_count
+from rtl_utils.tables import listed
 
 METHOD_SWEEPS = {"digits-methods": "digits", "cifar-methods": "cifar100"}  # sweep -> data set
 FROZEN_SWEEP = "digits-frozen"
-MAP_SWEEPS = ("stuck", "digits-map", "cifar-map")
 SIZES_SWEEP = "images"
 PAIRS_SWEEP = "cifar-pairs"
 BEFORE_SWEEP = "cifar-before"
-# parts of the file names of pictures
-CONDITION_NAMES = dict(
-    zip(claims.CONDITIONS, ("marked", "clean-target", "clean-source", "clean"), strict=True)
-)
 CIFAR_VALIDATION = 500  # images of a superclass
-POINTS = f"{100 * claims.ALIKE:.0f}"
 DIFFERENCE = """A difference is the named method minus FT; UT (mixture) draws an image of the source
     or of the target where UT mixes their pixels."""
 MARGINS = f"""A method keeps the shortcut out if it flips less than {100 * claims.ALLOWED:.0f}
@@ -352,92 +346,6 @@ def stuck_conclusion(line: "pd.Series[str]") -> str:
 def says(table: pd.DataFrame, condition: str) -> str:
     """The verdict of a condition; empty where it was not run."""
     return str(table.verdict[condition]) if condition in table.index else ""
-
-
-@of_sweep
-def map_section(name: str, rows: pd.DataFrame) -> str:
-    """Accuracy of FT and UT over learning rate, momentum, network and kind of statistics."""
-    found = claims.map_rows(rows)
-    title = DATASETS[found.dataset.iloc[0]].title
-    pictures = [
-        f"![{capitalised(str(condition))}]({name}-{CONDITION_NAMES[str(condition)]}.png)"
-        for condition in found.condition.unique()
-    ]
-    pair = f"{found.source.iloc[0]} → {found.target.iloc[0]}"
-    return paragraphs(
-        f"## {map_title(name)} ({title}, {pair}, {tables.seeds_text(rows)})",
-        tables.origin(name, rows),
-        f"""FT and UT with updated and with frozen BatchNorm statistics, and in networks without
-        BatchNorm ("none"), over {varied(found)}. Backbones train for
-        {rows.epochs[rows.method == BACKBONE].mode()[0]} epochs, transfers for
-        {found.epochs.mode()[0]}. {crossed(found)} A cell is a mean over {seed_count(found)}; the
-        count is of cells where the mean of one method lies more than {POINTS} points above that of
-        the other. Where a run diverged, its cell is empty and not counted. The counts are
-        descriptive; nothing is tested. {lowest(found)}""",
-        tables.markdown(leads(found)),
-        *pictures,
-    )
-
-
-def map_title(name: str) -> str:
-    """What the map of a sweep asks."""
-    return "Where does a transfer stick?" if name == "stuck" else "When does UT lead? A map"
-
-
-def varied(rows: pd.DataFrame) -> str:
-    """What differs between the cells of a map, beside the kind of statistics."""
-    names = {"lr": "learning rate", "momentum": "momentum", "width": "width"}
-    found = [name for column, name in names.items() if rows[column].nunique() > 1]
-    return listed(found or ["one setting so far"])
-
-
-def crossed(rows: pd.DataFrame) -> str:
-    """Which settings of a map were run in its first condition only."""
-    first = rows.condition == claims.CONDITIONS[0]
-    named = {"momentum": "momentum {:g}", "width": "network `{}`"}
-    only = [
-        text.format(value)
-        for column, text in named.items()
-        for value in sorted(set(rows[column][first]) - set(rows[column][~first]))
-    ]
-    if first.all() or not only:
-        return ""
-    return f"Only the first condition was run with {listed(only)}."
-
-
-def map_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy of every cell of a map, one column per method."""
-    accuracy = rows[rows.metric == "val_accuracy"]
-    cell = ["condition", "statistics", "width", "momentum", "lr"]
-    return accuracy.pivot_table(index=cell, columns="method", values="value", aggfunc="mean")
-
-
-def lowest(rows: pd.DataFrame) -> str:
-    """How near to chance either method comes, per kind of statistics."""
-    low = 100 * map_means(rows).groupby("statistics").min()
-    said = [f"{kind}: FT {line.ft:.0f} %, UT {line.ut:.0f} %" for kind, line in low.iterrows()]
-    return f"The lowest cells are, by the kind of statistics, {listed(said)}."
-
-
-def leads(rows: pd.DataFrame) -> pd.DataFrame:
-    """In how many cells of a map UT leads, FT leads, or neither does, and how many runs stuck."""
-    means = map_means(rows)
-    lead = (means["ut"] - means["ft"]).dropna()
-    counts = pd.DataFrame(
-        {"UT leads": lead > claims.ALIKE, "FT leads": lead < -claims.ALIKE, "cells": True}
-    )
-    by = ["condition", "statistics"]
-    found = counts.groupby(by).sum().reset_index()
-    training = rows[rows.metric == "train_accuracy"]
-    for method, part in training.groupby("method"):
-        stuck = (part.value <= tables.STUCK).groupby([part[name] for name in by])
-        texts = stuck.sum().astype(str) + " of " + stuck.size().astype(str)
-        found = found.join(texts.rename(f"{str(method).upper()} runs stuck"), on=by)
-    place = found.condition.map(list(claims.CONDITIONS).index)
-    order = found.assign(_place=place).sort_values(
-        ["_place", "statistics"], ascending=[True, False]
-    )
-    return order.drop(columns="_place").set_index(["condition", "statistics"])
 
 
 @of_sweep

@@ -155,9 +155,10 @@ def publish(
         )
     written = [seed for seed in parts if seed not in kept]
     command = _command(folder, set(stored.run), command)
+    diverged = _diverged(described, set(rows.run), store, folder)
     for seed in written:
         _write(parts[seed], paths[seed])
-    _write_manifest(sweep, folder, command, note)
+    _write_manifest(sweep, folder, command, note, diverged)
     runs = {run for seed in written for run in parts[seed].run}
     return Published(len(runs), len(runs & set(earlier.run)), sorted(unfinished), kept)
 
@@ -178,6 +179,24 @@ def _published(folder: Path, stored: pd.DataFrame, asked: Collection[str]) -> pd
         parts.append(rows[wanted].drop_duplicates(["run", "metric"]))
     filled = [part for part in parts if len(part)]
     return pd.concat(filled, ignore_index=True) if filled else stored[:0]
+
+
+def _diverged(described: pd.DataFrame, found: set[str], store: Store, folder: Path) -> pd.DataFrame:
+    """The runs without values, as they diverged, each with the reason in the column "why".
+
+    Args:
+        described: the runs that are asked for.
+        found: keys of those that have values.
+        store: that knows why the others have none.
+        folder: whose manifest may name more: runs of other seeds, or of another machine.
+    """
+    status = store.status(set(described.run) - found)
+    why = {key: message for key, (how, message) in status.items() if how == "diverged"}
+    lost = described[described.run.isin(why)].assign(why=lambda runs: runs.run.map(why))
+    earlier = pd.DataFrame(_manifest(folder).get("diverged", []), columns=[*lost])
+    wanted = earlier.run.isin(set(described.run) - found - set(why))
+    kept = earlier[wanted | ~earlier.seed.isin(described.seed)]
+    return pd.concat([part for part in (lost, kept) if len(part)] or [lost], ignore_index=True)
 
 
 def _unfinished(
@@ -204,19 +223,25 @@ def _lacks(rows: pd.DataFrame, path: Path) -> bool:
 
 def _command(folder: Path, runs: set[str], command: str) -> str:
     """What made the rows: what the manifest says already where no run is new, else the command."""
-    manifest = folder / "manifest.json"
     files = folder.glob("seed-*.csv")
     known = {run for file in files for run in pd.read_csv(file, usecols=["run"], dtype=str).run}
-    if not manifest.is_file() or not runs <= known:
-        return command
-    return str(json.loads(manifest.read_text(encoding="utf-8"))["command"])
+    earlier = _manifest(folder)
+    return str(earlier["command"]) if earlier and runs <= known else command
 
 
-def _write_manifest(sweep: str, folder: Path, command: str, note: str) -> None:
-    """Say what made all rows of a folder."""
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest of an earlier publication says; empty if there is none."""
+    path = folder / "manifest.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _write_manifest(
+    sweep: str, folder: Path, command: str, note: str, diverged: pd.DataFrame
+) -> None:
+    """Say what made all rows of a folder, and which runs have none, as they diverged."""
     files = sorted(folder.glob("seed-*.csv"))
     every = pd.concat([pd.read_csv(file, dtype={"run": str}) for file in files])
-    said = tables.manifest(sweep, every, command, note)
+    said = tables.manifest(sweep, every, command, note, diverged[diverged.seed.isin(every.seed)])
     with folders.whole_file(folder / "manifest.json") as temporary:
         text = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")

@@ -284,11 +284,48 @@ def test_files_that_only_unfinished_seeds_could_replace_are_left_in_one_sentence
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_diverged_run_has_no_rows_and_is_not_missing(store, tmp_path):
+def lost_in(folder):
+    """What a manifest says of the runs that diverged: key -> why."""
+    said = json.loads((folder / "manifest.json").read_text())["diverged"]
+    return {run["run"]: run["why"] for run in said}
+
+
+def test_diverged_run_has_no_rows_is_not_missing_and_is_named(store, tmp_path):
     wild = replace(FT, seed=1, n_train=5)
     store.save(wild.key, asdict(wild), [("val_loss", 0, 1e9)], message="it diverged")
     use(store, f"{1:016x}", replace(FT, seed=1), wild)
-    assert exports.publish("tiny", store, tmp_path / "tiny", "command", TASKS) == (3, 0, [], [])
+    folder = tmp_path / "tiny"
+    assert exports.publish("tiny", store, folder, "command", TASKS) == (3, 0, [], [])
+    (said,) = json.loads((folder / "manifest.json").read_text())["diverged"]
+    assert (said["run"], said["why"], said["seed"]) == (wild.key, "it diverged", 1)
+    assert said["n_train"] == 5 and said["target_shortcut"] is None
+    first, second = TASKS
+    exports.publish("tiny", store, folder, "command", {first: [0]})  # the other seed's file stays
+    assert lost_in(folder) == {wild.key: "it diverged"}
+    elsewhere = Store(tmp_path / "elsewhere")  # lacks the run that diverged
+    save(elsewhere, replace(FT, seed=1))
+    known = {second: [replace(FT, seed=1), wild]}
+    exports.publish("tiny", elsewhere, folder, "command", {second: [1]}, declared=known)
+    assert lost_in(folder) == {wild.key: "it diverged"}
+
+
+@pytest.mark.parametrize("change", ["it has values now", "nobody asks for it"])
+def test_run_that_diverged_is_named_no_longer(store, tmp_path, change):
+    wild = replace(FT, seed=1, n_train=5)
+    folder = tmp_path / "tiny"
+    _, second = TASKS
+    known = {second: [replace(FT, seed=1), wild]}
+    store.save(wild.key, asdict(wild), [], message="it diverged")
+    exports.publish("tiny", store, folder, "command", {second: [1]}, declared=known)
+    assert lost_in(folder)
+    elsewhere = Store(tmp_path / "elsewhere")
+    save(elsewhere, replace(FT, seed=1))
+    if change == "it has values now":
+        save(elsewhere, wild)
+    else:
+        known = {second: [replace(FT, seed=1)]}
+    exports.publish("tiny", elsewhere, folder, "command", {second: [1]}, declared=known)
+    assert lost_in(folder) == {}
 
 
 def test_task_whose_runs_are_declared_is_done_when_the_store_has_them(store, tmp_path):

@@ -152,7 +152,9 @@ def test_a_sweep_that_was_not_run_has_no_rows(checkout, monkeypatch, inside):
 
 def test_manifest_says_what_made_the_rows():
     rows = pd.concat([exported(0), exported(1, torch="2.7.0")])
-    found = json.loads(json.dumps(tables.manifest("name", rows, "python sweep.py name", "a note")))
+    lost = pd.DataFrame({"run": ["2" * 16], "n_train": [float("nan")]})
+    said = tables.manifest("name", rows, "python sweep.py name", "a note", lost)
+    found = json.loads(json.dumps(said))
     assert found["command"] == "python sweep.py name"
     assert found["commits"] == ["1234567890"]
     assert found["torch"] == ["2.6.0", "2.7.0"]
@@ -166,6 +168,7 @@ def test_manifest_says_what_made_the_rows():
     )
     assert found["runs_per_seed"] == {"0": 1, "1": 1}
     assert found["rows_per_seed"] == {"0": 2, "1": 2}
+    assert found["diverged"] == [{"run": "2" * 16, "n_train": None}]
     assert found["note"] == "a note"
 
 
@@ -692,10 +695,45 @@ def test_a_map_says_what_was_run_in_its_first_condition_only(docs):
             "width": ["small", "small", "wide", "small"],
         }
     )
-    crossed = docs("sections").crossed
+    crossed = docs("maps").crossed
     only = "Only the first condition was run with momentum 0 and network `wide`."
     assert crossed(rows) == only
     assert crossed(rows[:3]) == crossed(rows[[True, False, False, True]]) == ""
+
+
+def map_of(checkout, rates, diverged=()):
+    """The section of a map on two learning rates: (method, rate) -> training accuracy per seed."""
+    rows = [
+        values_of(method, metric, values, lr=rate, dataset="digits", momentum=0.9, run="1" * 16)
+        for (method, rate), values in rates.items()
+        for metric in ("train_accuracy", "val_accuracy")
+    ]
+    backbone = values_of("backbone", "val_accuracy", [0.9], run="1" * 16)
+    (checkout / "stuck").mkdir(parents=True)
+    pd.concat([*rows, backbone]).to_csv(checkout / "stuck" / "seed-0.csv", index=False)
+    lost = [
+        values_of(method, "", [0.0], lr=rate, momentum=0.9).to_dict("records")
+        for method, rate in diverged
+    ]
+    said = {"diverged": [run for runs in lost for run in runs]}
+    (checkout / "stuck" / "manifest.json").write_text(json.dumps(said))
+
+
+def test_a_map_says_where_runs_are_stuck_and_where_they_diverge(docs, checkout):
+    fine = [0.6, 0.8]
+    rates = {("ft", 0.01): fine, ("ut", 0.01): fine, ("ft", 0.1): [0.2, 0.6], ("ut", 0.3): fine}
+    map_of(checkout, rates, [("ft", 0.3), ("ut", 0.1)])
+    section = docs("maps").map_section("stuck")
+    assert "Of 3 cells, some runs are stuck or diverge with FT in 2 and UT in 1:" in section
+    cells = section.split("diverge with")[1]
+    assert "| 0.1 | 40 |  | 1 of 2 | 0 of 1, 1 diverged |" in cells
+    assert "| 0.3 |  | 70 | 0 of 1, 1 diverged | 0 of 2 |" in cells
+    assert "| 0.01 |" not in cells
+
+
+def test_a_map_without_stuck_runs_says_so(docs, checkout):
+    map_of(checkout, {("ft", 0.01): [0.6], ("ut", 0.01): [0.7]})
+    assert "No run is stuck, and none diverged." in docs("maps").map_section("stuck")
 
 
 def test_both_pages_judge_each_method_by_its_longer_sweep(docs, checkout):

@@ -30,6 +30,7 @@ from rtl_utils.tables.published import (
     manifest,
     origin,
     stored,
+    stored_diverged,
     stored_manifest,
 )
 from rtl_utils.tables.results import (
@@ -126,6 +127,7 @@ __all__ = [
     "size_table",
     "steps_table",
     "stored",
+    "stored_diverged",
     "stored_manifest",
     "stuck_text",
     "summary",

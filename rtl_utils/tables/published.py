@@ -140,7 +140,22 @@ def stored_manifest(name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def manifest(name: str, rows: pd.DataFrame, command: str, note: str = "") -> dict[str, Any]:
+def stored_diverged(name: str) -> pd.DataFrame:
+    """Runs of a sweep that have no rows, as they diverged; none where none did.
+
+    Args:
+        name: of the folder in the checkout's results.
+
+    Returns:
+        One row per run, with the columns of tidy rows that describe it, and `why`. Sweeps that were
+        published before diverged runs were recorded have none.
+    """
+    return pd.DataFrame(stored_manifest(name).get("diverged", []))
+
+
+def manifest(
+    name: str, rows: pd.DataFrame, command: str, note: str, diverged: pd.DataFrame
+) -> dict[str, Any]:
     """What is said beside exported rows about their making, ready for manifest.json.
 
     Args:
@@ -148,10 +163,12 @@ def manifest(name: str, rows: pd.DataFrame, command: str, note: str = "") -> dic
         rows: all exported rows, with their provenance columns.
         command: that made them.
         note: what else a reader must know.
+        diverged: the runs that have no rows, as they diverged, with what describes them and `why`.
 
     Returns:
-        JSON values: the versions, machines and dates that the rows name, and the number of runs and
-        rows per seed. `cores` is None unless all rows come from this machine's processor.
+        JSON values: the versions, machines and dates that the rows name, the number of runs and
+        rows per seed, and the runs that diverged. `cores` is None unless all rows come from this
+        machine's processor.
     """
     processors = recorded(rows, "processor")
     dates = recorded(rows, "date")
@@ -172,6 +189,7 @@ def manifest(name: str, rows: pd.DataFrame, command: str, note: str = "") -> dic
         "last_date": dates[-1] if dates else None,
         "runs_per_seed": {} if seeds is None else _per_seed(seeds.run.nunique()),
         "rows_per_seed": {} if seeds is None else _per_seed(seeds.size()),
+        "diverged": json.loads(diverged.to_json(orient="records")),
         "note": note,
     }
 

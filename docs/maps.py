@@ -1,0 +1,170 @@
+"""The sections on maps: accuracy and stuck runs over learning rate, momentum and network."""
+
+import pandas as pd
+from wording import capitalised, of_sweep, paragraphs
+
+from rtl_utils import claims, tables
+from rtl_utils.data import DATASETS
+from rtl_utils.runs import BACKBONE
+from rtl_utils.tables import listed, seed_count
+
+MAP_SWEEPS = ("stuck", "digits-map", "cifar-map")
+POINTS = f"{100 * claims.ALIKE:.0f}"
+CELL = ["condition", "statistics", "width", "momentum", "lr"]
+# parts of the file names of pictures
+CONDITION_NAMES = dict(
+    zip(claims.CONDITIONS, ("marked", "clean-target", "clean-source", "clean"), strict=True)
+)
+
+
+@of_sweep
+def map_section(name: str, rows: pd.DataFrame) -> str:
+    """Accuracy of FT and UT over learning rate, momentum, network and kind of statistics."""
+    found = claims.map_rows(rows)
+    pictures = [
+        f"![{capitalised(str(condition))}]({name}-{CONDITION_NAMES[str(condition)]}.png)"
+        for condition in found.condition.unique()
+    ]
+    fates = map_fates(name, found)
+    return paragraphs(
+        f"## {map_title(name, rows)}",
+        tables.origin(name, rows),
+        f"""FT and UT with updated and with frozen BatchNorm statistics, and in networks without
+        BatchNorm ("none"), over {varied(found)}. Backbones train for
+        {rows.epochs[rows.method == BACKBONE].mode()[0]} epochs, transfers for
+        {found.epochs.mode()[0]}. {crossed(found)} A cell is a mean over {seed_count(found)}; the
+        count is of cells where the mean of one method lies more than {POINTS} points above that of
+        the other. A run that diverged has no accuracy: its cell is a mean of the others, and empty
+        if there are none. The counts are descriptive; nothing is tested. {lowest(found)}""",
+        tables.markdown(leads(found, fates)),
+        *pictures,
+        *troubled_cells(found, fates),
+    )
+
+
+def map_title(name: str, rows: pd.DataFrame) -> str:
+    """The title of a map's section: what it asks, and on what."""
+    asks = "Where does a transfer stick?" if name == "stuck" else "When does UT lead? A map"
+    first = rows[rows.method != BACKBONE].iloc[0]
+    title = DATASETS[first.dataset].title
+    return f"{asks} ({title}, {first.source} → {first.target}, {tables.seeds_text(rows)})"
+
+
+def varied(rows: pd.DataFrame) -> str:
+    """What differs between the cells of a map, beside the kind of statistics."""
+    names = {"lr": "learning rate", "momentum": "momentum", "width": "width"}
+    found = [name for column, name in names.items() if rows[column].nunique() > 1]
+    return listed(found or ["one setting so far"])
+
+
+def crossed(rows: pd.DataFrame) -> str:
+    """Which settings of a map were run in its first condition only."""
+    first = rows.condition == claims.CONDITIONS[0]
+    named = {"momentum": "momentum {:g}", "width": "network `{}`"}
+    only = [
+        text.format(value)
+        for column, text in named.items()
+        for value in sorted(set(rows[column][first]) - set(rows[column][~first]))
+    ]
+    if first.all() or not only:
+        return ""
+    return f"Only the first condition was run with {listed(only)}."
+
+
+def map_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy of every cell of a map, one column per method."""
+    accuracy = rows[rows.metric == "val_accuracy"]
+    return accuracy.pivot_table(index=CELL, columns="method", values="value", aggfunc="mean")
+
+
+def lowest(rows: pd.DataFrame) -> str:
+    """How near to chance either method comes, per kind of statistics."""
+    low = 100 * map_means(rows).groupby("statistics").min()
+    said = [f"{kind}: FT {line.ft:.0f} %, UT {line.ut:.0f} %" for kind, line in low.iterrows()]
+    return f"The lowest cells are, by the kind of statistics, {listed(said)}."
+
+
+def map_fates(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """How every run of a map ended: one row per run, with the columns `stuck` and `diverged`."""
+    training = rows[rows.metric == "train_accuracy"]
+    ended = training.assign(stuck=training.value <= tables.STUCK, diverged=False)
+    lost = tables.stored_diverged(name)
+    if lost.empty:
+        return ended
+    lost = claims.map_rows(lost).assign(stuck=False, diverged=True)
+    return pd.concat([ended, lost], ignore_index=True)
+
+
+def fates_text(runs: pd.DataFrame) -> str:
+    """How many of some runs of a map are stuck, and how many diverged if any did."""
+    diverged = runs.diverged.sum()
+    return f"{runs.stuck.sum()} of {len(runs)}" + (f", {diverged} diverged" if diverged else "")
+
+
+def with_fates(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A table of a map, with how many runs of either method are stuck in each of its lines."""
+    ends = {}
+    for method in ("ft", "ut"):
+        part = runs[runs.method == method].groupby(list(table.index.names))
+        ends[f"{method.upper()} runs stuck"] = part[["stuck", "diverged"]].apply(fates_text)
+    return table.join(pd.DataFrame(ends)).fillna("")
+
+
+def leads(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """In how many cells of a map UT leads, FT leads, or neither does, and how many runs stuck.
+
+    Args:
+        rows: of `claims.map_rows`.
+        runs: of `map_fates`.
+    """
+    means = map_means(rows)
+    lead = (means["ut"] - means["ft"]).dropna()
+    counts = pd.DataFrame(
+        {"UT leads": lead > claims.ALIKE, "FT leads": lead < -claims.ALIKE, "cells": True}
+    )
+    found = counts.groupby(["condition", "statistics"]).sum().reset_index()
+    place = found.condition.map(list(claims.CONDITIONS).index)
+    order = found.assign(_place=place).sort_values(
+        ["_place", "statistics"], ascending=[True, False]
+    )
+    return with_fates(order.drop(columns="_place").set_index(["condition", "statistics"]), runs)
+
+
+def troubled_cells(rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Where runs of a map are stuck or diverge: a sentence, and a table of those cells.
+
+    Args:
+        rows: of `claims.map_rows`.
+        runs: of `map_fates`.
+    """
+    troubled = runs[runs.stuck | runs.diverged]
+    if troubled.empty:
+        return [f"{troubled_text(runs)}."]
+    by = varying(runs)
+    accuracy = 100 * map_means(rows).groupby(by)[["ft", "ut"]].mean()
+    table = accuracy.reindex(troubled.groupby(by).size().index)
+    texts = table.map("{:.0f}".format, na_action="ignore").fillna("")
+    texts.columns = [f"{method.upper()}: accuracy, %" for method in table]
+    return [
+        f"{troubled_text(runs)}:",
+        tables.markdown(with_fates(texts, runs).rename_axis(index={"lr": "learning rate"})),
+    ]
+
+
+def troubled_text(runs: pd.DataFrame) -> str:
+    """In how many cells of a map runs of either method are stuck or diverge."""
+    by = varying(runs)
+    troubled = runs[runs.stuck | runs.diverged]
+    if troubled.empty:
+        return "No run is stuck, and none diverged"
+    counts = [
+        f"{method.upper()} in {len(troubled[troubled.method == method][by].drop_duplicates())}"
+        for method in ("ft", "ut")
+    ]
+    every = len(runs[by].drop_duplicates())
+    return f"Of {every} cells, some runs are stuck or diverge with {listed(counts)}"
+
+
+def varying(runs: pd.DataFrame) -> list[str]:
+    """The columns in which the cells of a map differ."""
+    return [name for name in CELL if runs[name].nunique() > 1]
