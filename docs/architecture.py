@@ -183,8 +183,9 @@ canaries of what was changed turn red, raises its `version`, and records the new
 
 Every stored and exported row carries its provenance: commit, whether the package was unchanged,
 package, Python and torch versions, device, processor, threads, date and seconds.
-`results/NAME/manifest.json` says which command made a sweep. Tables and figures warn when they
-average rows of different versions, devices or machines.
+`results/NAME/manifest.json` says which command made a sweep, and which of its runs have no rows, as
+they diverged. Tables and figures warn when they average rows of different versions, devices or
+machines.
 
 Runs of version 0.1 are found again where their numbers have not changed (`migration`): their old
 key, a hash of the source text, proves which commit made them.
