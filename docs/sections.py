@@ -284,8 +284,8 @@ def frozen_section(name: str, rows: pd.DataFrame) -> str:
         paired by seed. Its p is empty where no run of either is stuck. The p-values are adjusted
         over this table; the line that is claim 3, with updated statistics, keeps the p-values that
         it has above.""",
-        frozen_text(table),
         tables.markdown(table),
+        frozen_text(table),
     )
 
 
@@ -297,18 +297,13 @@ def frozen_title(rows: pd.DataFrame) -> str:
 def frozen_text(table: pd.DataFrame) -> str:
     """What the table of frozen statistics says about the paper's headline, in sentences."""
     flat = table.reset_index()
-    flat = flat[flat.images == "all"]
-    rates = flat["learning rate"]
-    sentences = []
-    for (rate, kind), part in flat.groupby(["learning rate", "statistics"]):
-        said = [
-            f'{line["UT - FT, points"]} points ("{line.condition}": {line.verdict})'
-            for _, line in part.iterrows()
-        ]
-        where = f"All images, learning rate {rate:g}, {kind} statistics"
-        sentences.append(f"{where}: UT - FT is {listed(said)}.")
-    usual = flat[(rates == rates.max()) & (flat.statistics == "frozen")].set_index("condition")
-    return " ".join([*sentences, frozen_conclusion(usual)])
+    rate = flat["learning rate"].max()
+    usual = flat[
+        (flat.images == "all") & (flat["learning rate"] == rate) & (flat.statistics == "frozen")
+    ]
+    read = f"""Is a lead of UT about the shortcut? The lines with all images, frozen statistics and a
+        learning rate of {rate:g} tell."""
+    return f"{read} {frozen_conclusion(usual.set_index('condition'))}"
 
 
 def frozen_conclusion(table: pd.DataFrame) -> str:
@@ -319,13 +314,13 @@ def frozen_conclusion(table: pd.DataFrame) -> str:
     """
     marked, *others = claims.CONDITIONS
     if says(table, marked) == "not reproduced":
-        return "So UT does not lead, even with frozen statistics."
+        return "UT does not lead, even with frozen statistics."
     if says(table, marked) != "reproduced":
-        return "That does not decide whether UT leads with frozen statistics."
+        return "These do not decide whether UT leads with frozen statistics."
     elsewhere = [f'"{where}"' for where in others if says(table, where) == "reproduced"]
     if elsewhere:
-        lead = f"""So with frozen statistics and that learning rate a lead of UT does not need the
-            shortcut on both sides: UT also leads with {listed(elsewhere)}."""
+        lead = f"""With frozen statistics a lead of UT does not need the shortcut on both
+            sides: UT also leads with {listed(elsewhere)}."""
     else:
         # a lead that was not shown is not shown to be absent
         each = [f'"{where}": {says(table, where) or "not run"}' for where in others]

@@ -661,7 +661,7 @@ def frozen_lines(says, claim_4):
         (["reproduced", "undecided"], "undecided", 'clean target": undecided; "clean', "UT also"),
         (["reproduced"], "undecided", '"no shortcut": not run)', "UT also"),
         (["reproduced", "reproduced"], "undecided", "UT also leads with", "not shown"),
-        (["undecided", "reproduced"], "reproduced", "does not decide", "failure"),
+        (["undecided", "reproduced"], "reproduced", "do not decide", "failure"),
         (["not reproduced", "reproduced"], "reproduced", "UT does not lead", "failure"),
     ],
 )
