@@ -301,8 +301,8 @@ def frozen_text(table: pd.DataFrame) -> str:
     usual = flat[
         (flat.images == "all") & (flat["learning rate"] == rate) & (flat.statistics == "frozen")
     ]
-    read = f"""Is a lead of UT about the shortcut? The lines with all images, frozen statistics and a
-        learning rate of {rate:g} tell."""
+    read = f"""Is a lead of UT about the shortcut? Read the lines with all images, frozen statistics
+        and a learning rate of {rate:g}."""
     return f"{read} {frozen_conclusion(usual.set_index('condition'))}"
 
 
