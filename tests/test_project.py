@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -188,8 +189,11 @@ def test_architecture_page_says_what_the_package_is(docs):
 @pytest.mark.parametrize("folder", sorted((ROOT / "results").iterdir()), ids=lambda f: f.name)
 def test_every_sweep_has_a_manifest_that_says_where_its_rows_come_from(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["note"] or manifest["command"]
-    assert list(folder.glob("seed-*.csv"))
+    assert manifest["command"]
+    rows = pd.concat([pd.read_csv(file) for file in folder.glob("seed-*.csv")])
+    made = rows[["commit", "package", "torch", "python", "device", "processor", "threads", "date"]]
+    assert not made.isna().any(axis=None)
+    assert set(rows.commit) == set(manifest["commits"])
 
 
 def test_english_says_per_for_a_rate():
