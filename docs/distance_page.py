@@ -67,7 +67,8 @@ def numbers_section(matrices: Mapping[str, distances.Matrix]) -> list[str]:
     parts = [
         "## Our numbers",
         f"""Means with 95 % intervals: over seeds, or with one seed over blocks of pairs (coupled)
-        or over pairs (the others). {no_interval(without)}""",
+        or over pairs (the others). An interval over pairs says how well one network was measured,
+        and nothing of other trainings. {no_interval(without)}""",
     ]
     for kind, matrix in matrices.items():
         record = distances.KINDS[kind]

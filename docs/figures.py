@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from passing import PASSING_SWEEPS, answer_tables, compared, picture_of
 from sections import METHOD_SWEEPS, SIZES_SWEEP, sweep_title
-from synthetic import SYNTHETIC_SWEEP, lasso_text, target_models
+from synthetic import SYNTHETIC_SWEEP, target_models
 from wording import ON_IMAGES, capitalised, transfers, uncapitalised
 
 from rtl_utils import claims, distances, paper, plotting, tables
@@ -102,8 +102,8 @@ def restored_features() -> Figure:
     models = target_models(tables.in_order(tables.stored(SYNTHETIC_SWEEP)))
     figure, axes = plt.subplots(1, len(models), figsize=(6 * len(models), 4.2), sharey=True)
     names = {metric: column.heading for metric, column in tables.VIEWS.items()}
-    for ax, (l1, rows) in zip(np.atleast_1d(axes), models.items(), strict=True):
-        title = f"{capitalised(lasso_text(l1))} ({seed_count(rows)})"
+    for ax, (name, rows) in zip(np.atleast_1d(axes), models.items(), strict=True):
+        title = f"{capitalised(name)} ({seed_count(rows)})"
         plotting.slopes(rows, names, ax, "mean squared error", title)
     plotting.legend_below(figure, np.atleast_1d(axes)[-1])
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from distance_page import RANKS_TITLE
 from maps import MAP_SWEEPS, map_fates, map_title, troubled_text
-from sections import FROZEN_SWEEP, course_title, frozen_title
+from sections import FROZEN_SWEEP, clean_before, clean_text, course_title, frozen_title
 from synthetic import SYNTHETIC_SWEEP, SYNTHETIC_TITLE, target_models
 from wording import ON_IMAGES, paragraphs, transfers, uncapitalised
 
@@ -73,19 +73,19 @@ def synthetic_items() -> Iterator[Item]:
         return
     section = _link("this section", SYNTHETIC_TITLE)
     data = "synthetic"
-    models = {
-        "with the lasso" if l1 else "without the lasso": part
-        for l1, part in target_models(rows).items()
-    }
+    models = target_models(rows)
     plain = models["without the lasso"]
+    lower = claims.loss_tables(models)
     losses = "; ".join(f"{name}: {_losses(part)}" for name, part in models.items())
+    said = [f"{name}: {_by_line(table['lower'])}" for name, table in lower.items()]
     yield Item(
         "Figure 1",
-        "losses of the models trained on synthetic data",
+        "validation loss on synthetic data: lowest for UT, highest from scratch",
         f"{_notebook('01_synthetic_task')} draws the curves; last values in {section}",
         data,
         _seeds(plain),
-        f"validation losses, lowest first: {losses}; the paper: {_in_order(paper.SYNTHETIC)}",
+        f"{'; '.join(said)}. Losses, lowest first: {losses}; the paper: "
+        f"{_in_order(paper.SYNTHETIC)}",
     )
     rises = claims.rise_tables({name: tables.with_rise(part) for name, part in models.items()})
     said = [f"{name}: {_by_measure(table['claim 5'])}" for name, table in rises.items()]
@@ -106,7 +106,7 @@ def synthetic_items() -> Iterator[Item]:
         _seeds(plain),
         "; ".join(said),
     )
-    yield from _lime_items(rows, plain, data)
+    yield from _lime_items(rows, models, data)
 
 
 def _by_measure(verdicts: "pd.Series[str]") -> str:
@@ -116,6 +116,15 @@ def _by_measure(verdicts: "pd.Series[str]") -> str:
         each = [f"{method} {says}" for (method, _), says in part.items()]
         said.append(f"{measure} {part.iloc[0] if part.nunique() == 1 else listed(each)}")
     return ", ".join(said)
+
+
+def _by_line(verdicts: "pd.Series[str]") -> str:
+    """The verdict on each line of a table that asks which of two losses is lower."""
+    short = {"uncoupled transfer": "UT", "fine-tuning": "FT", "from scratch": "scratch"}
+    said = ", ".join(f"{line} {says}" for line, says in verdicts.items())
+    for long, name in (short | {" minus ": " below "}).items():
+        said = said.replace(long, name)
+    return said
 
 
 def _losses(rows: pd.DataFrame) -> str:
@@ -143,10 +152,15 @@ def _rising(rows: pd.DataFrame) -> str:
     return f"the loss rises for {listed(rise)} (log ratio)" if rise else "no rise is shown"
 
 
-def _lime_items(rows: pd.DataFrame, plain: pd.DataFrame, data: str) -> Iterator[Item]:
+def _lime_items(
+    rows: pd.DataFrame, models: Mapping[str, pd.DataFrame], data: str
+) -> Iterator[Item]:
     """Figures 2b and 2c, and claim 5 asked of LIME."""
-    models = pd.concat([rows[rows.method == BACKBONE], plain])
-    smaller = claims.lime_table(models)["smaller"].to_dict()
+    backbone = rows[rows.method == BACKBONE]
+    smaller = {
+        name: claims.lime_table(pd.concat([backbone, part]))["smaller"]
+        for name, part in models.items()
+    }
     where = f"{_notebook('02_lime_probing')}; {_link('this section', SYNTHETIC_TITLE)}"
     asked = {
         "Figure 2b": (
@@ -155,22 +169,25 @@ def _lime_items(rows: pd.DataFrame, plain: pd.DataFrame, data: str) -> Iterator[
         ),
         "Figure 2c": (
             "LIME: spurious features weigh more in the backbone than in the target models",
-            [("FT: ", "ft", BACKBONE), ("UT: ", "ut", BACKBONE)],
+            [("FT ", "ft", BACKBONE), ("UT ", "ut", BACKBONE)],
         ),
         "Claim 5": (
             "LIME: spurious features weigh no more in a transfer than in training from scratch "
             "(tested here: less)",
-            [("FT: ", "ft", "scratch"), ("UT: ", "ut", "scratch")],
+            [("FT ", "ft", "scratch"), ("UT ", "ut", "scratch")],
         ),
     }
     for item, (shows, compared) in asked.items():
-        said = [
-            f"{name}{smaller[line]}"
-            for name, a, b in compared
-            if (line := f"{tables.label(a)} minus {tables.label(b)}") in smaller
-        ]
+        said = []
+        for name, says in smaller.items():
+            found = [
+                f"{method}{says[line]}"
+                for method, a, b in compared
+                if (line := f"{tables.label(a)} minus {tables.label(b)}") in says
+            ]
+            said += [f"{name}: {', '.join(found)}"] if found else []
         if said:
-            yield Item(item, shows, where, data, _seeds(models), "; ".join(said))
+            yield Item(item, shows, where, data, _seeds(rows), "; ".join(said))
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -219,7 +236,8 @@ def course_items(dataset: str) -> Iterator[Item]:
         where = f"{_notebook('04_tennis_ball_bias')}; {section}"
         shows = "a biased backbone is at chance on a target where every image has the shortcut"
         seeds = _numbers(targets["seeds"])
-        yield Item("Claim 2", shows, where, title, seeds, _at_chance(targets))
+        said = f"{_at_chance(targets)}. {clean_text(clean_before(rows))}".strip()
+        yield Item("Claim 2", shows, where, title, seeds, " ".join(said.split()))
     yield from _judged_items(judged, marked, title, section)
 
 
@@ -249,7 +267,12 @@ def _judged_items(
             where = f"{_notebook(notebook)}; {section}"
             seeds = _numbers(part["seeds"])
             said = _counts(part["verdict"])
-            yield Item(item, shows, where, title, seeds, _shown(said) if item == "Beyond" else said)
+            if item == "Beyond":
+                said = _shown(said)
+            else:
+                (differences,) = (name for name in part if name.endswith(", points"))
+                said += f"; UT - FT in points: {listed(part[differences])}"
+            yield Item(item, shows, where, title, seeds, said)
     stuck = claims.stuck_table(marked) if len(marked) else marked
     if len(stuck):
         where = f"{_notebook('05_ut_vs_ft')}; {section}"
@@ -272,20 +295,19 @@ def frozen_items() -> Iterator[Item]:
     if rows.empty:
         return
     table = claims.frozen_table(claims.frozen_cases(rows)).reset_index()
-    usual = table["learning rate"] == table["learning rate"].max()
     marked = table.condition == claims.CONDITIONS[0]
-    chosen = table[usual & marked & (table.images == "all") & (table.statistics == "frozen")]
+    chosen = table[marked & (table.images == "all") & (table.statistics == "frozen")]
     where = f"{_notebook('05_ut_vs_ft')}; {_link('this section', frozen_title(rows))}"
-    title = f"{DATASETS[rows.dataset.iloc[0]].title}, statistics of BatchNorm frozen"
-    title += f", learning rate {table['learning rate'].max():g}"
+    title = f"{DATASETS[rows.dataset.iloc[0]].title}, statistics of BatchNorm frozen, learning rate"
     shows = {
         "Claim 3": ("UT beats FT with the shortcut on every image", "verdict"),
         "Claim 4": ("FT gets stuck more often than UT", claims.CLAIM_4),
     }
     for _, line in chosen.iterrows():
         stuck = f"; FT stuck: {line['FT stuck']}, UT: {line['UT stuck']}"
+        data = f"{title} {line['learning rate']:g}"
         for item, (text, column) in shows.items():
-            yield Item(item, text, where, title, line.seeds, f"{line[column]}{stuck}")
+            yield Item(item, text, where, data, line.seeds, f"{line[column]}{stuck}")
 
 
 def map_items() -> Iterator[Item]:

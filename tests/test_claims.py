@@ -528,6 +528,35 @@ def test_claim_5_asks_whether_a_transfer_rises_less_than_scratch(ft, says):
     np.testing.assert_allclose(table["p, Holm"].astype(float), of_eight[:4], rtol=0.06)
 
 
+def test_a_mean_on_the_margin_does_not_pass_by_rounding():
+    rows = shortcut_rows({"scratch": 0.1, "ft": 0.1, "x": 0.1}, {"scratch": 0.5, "ft": 0.486})
+    one = rows[rows.seed == 0]
+    x = one[one.method == "ft"].assign(method="x")
+    x.loc[x.metric == "clean_accuracy", "value"] = 0.466  # - 0.486 is -0.01999...
+    one.loc[(one.method == "ft") & (one.metric == "clean_accuracy"), "value"] = 0.486
+    table = claims.keeps_out(pd.concat([one[one.method != "x"], x]), ["x"])
+    assert table.loc["x", "by the means"] == "no"
+
+
+def test_figure_1_asks_which_losses_are_lower_in_all_tables_together():
+    def losses(**means):
+        parts = enumerate(means.items())
+        return pd.concat(values_of(m, "val_loss", mean + k * AROUND) for k, (m, mean) in parts)
+
+    these = losses(scratch=0.3, ft=0.2, ut=0.25)
+    both = claims.loss_tables({"these": these, "others": losses(scratch=0.2, ft=0.2, ut=0.2)})
+    assert both["these"]["lower"].to_dict() == {
+        "uncoupled transfer minus fine-tuning": "not reproduced",
+        "uncoupled transfer minus from scratch": "reproduced",
+        "fine-tuning minus from scratch": "reproduced",
+    }
+    assert both["these"]["difference"].iloc[0].startswith("0.0500 [")
+    assert set(both["others"]["lower"]) == {"undecided"}
+    alone = claims.loss_tables({"these": these})["these"]
+    together, apart = (table["p, Holm"].astype(float)[1:] for table in (both["these"], alone))
+    assert (together > apart).all()
+
+
 def test_spurious_weights_are_compared_by_seed():
     sizes = {"backbone": 0.2, "ft": 0.04, "ut": 0.05, "scratch": 0.03}
     rows = pd.concat(

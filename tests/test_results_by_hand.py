@@ -285,13 +285,14 @@ def test_claim_2_on_the_three_targets():
         ("ut", "scratch", (("ft", "scratch"), ("ut", "scratch"))),
     ],
 )
-def test_lime_weights_of_the_spurious_features(a, b, family):
+@pytest.mark.parametrize(("lasso", "heading"), [(0, "Without"), (0.002, "With")])
+def test_lime_weights_of_the_spurious_features(a, b, family, lasso, heading):
     rows = []
     for path in (ROOT / "results" / "synthetic").glob("seed-*.csv"):
         with path.open() as file:
             rows += csv.DictReader(file)
-    # without the lasso, but for the backbones, which have it
-    rows = [row for row in rows if row["method"] == "backbone" or float(row["l1"] or 0) == 0]
+    # the backbones have a lasso of their own
+    rows = [row for row in rows if row["method"] == "backbone" or float(row["l1"] or 0) == lasso]
     sizes = {name: by_seed(rows, {}, name, "lime_spurious") for pair in family for name in pair}
     differences = {
         (x, y): [sizes[x][seed] - sizes[y][seed] for seed in sorted(sizes[x])] for x, y in family
@@ -299,12 +300,42 @@ def test_lime_weights_of_the_spurious_features(a, b, family):
     p = [p_values(values, "below") for values in differences.values()]
     opposite = adjusted([one for _, one in p])[list(differences).index((a, b))]
     page = (ROOT / "docs" / "results.md").read_text().split("## CIFAR-100")[0]
+    page = page.split("### LIME")[1].split(f"{heading} the lasso:")[1].split(" the lasso:")[0]
     names = NAMES | {"backbone": "backbone"}
     named = {"mean size of the LIME weight, features 0 to 19": f"{names[a]} minus {names[b]}"}
     assert cell(page, "difference", **named) == pytest.approx(
         mean_and_ends(differences[a, b]), abs=6e-5
     )
     assert cell(page, "p of the opposite, Holm", **named) == pytest.approx([opposite], rel=0.06)
+
+
+@pytest.mark.parametrize(("lasso", "heading"), [(0, "Without"), (0.002, "With")])
+def test_which_validation_losses_are_lower_as_in_figure_1(lasso, heading):
+    rows = []
+    for path in (ROOT / "results" / "synthetic").glob("seed-*.csv"):
+        with path.open() as file:
+            rows += [row for row in csv.DictReader(file) if row["method"] in NAMES]
+    asked = (("ut", "ft"), ("ut", "scratch"), ("ft", "scratch"))
+    differences = {}
+    for l1 in (0, 0.002):
+        chosen = [row for row in rows if float(row["l1"] or 0) == l1]
+        losses = {name: by_seed(chosen, {}, name, "val_loss") for name in ("ft", "ut", "scratch")}
+        for a, b in asked:
+            seeds = sorted(losses[a])
+            differences[l1, a, b] = [losses[a][seed] - losses[b][seed] for seed in seeds]
+    p = [p_values(values, "below") for values in differences.values()]
+    lower, opposite = adjusted([one for one, _ in p]), adjusted([one for _, one in p])
+    page = (ROOT / "docs" / "results.md").read_text().split("## The synthetic experiment")[1]
+    part = page.split(f"### {heading} the lasso")[1].split("\n### ")[0]
+    for place, ((l1, a, b), values) in enumerate(differences.items()):
+        if l1 != lasso:
+            continue
+        named = {"validation loss": f"{NAMES[a]} minus {NAMES[b]}"}
+        assert cell(part, "difference", **named) == pytest.approx(mean_and_ends(values), abs=6e-5)
+        assert cell(part, "p, Holm", **named) == pytest.approx([lower[place]], rel=0.06)
+        assert cell(part, "p of the opposite, Holm", **named) == pytest.approx(
+            [opposite[place]], rel=0.06
+        )
 
 
 def test_the_median_rise_of_the_restored_loss():

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from small_rows import AROUND, shortcut_rows, values_of
 
-from rtl_utils import claims, folders, paper, provenance, tables
+from rtl_utils import claims, folders, paper, provenance, statistics, tables
 from rtl_utils.distances import Matrix
 from rtl_utils.statistics import FEWEST, mean_interval
 from rtl_utils.store import FINAL
@@ -813,3 +813,73 @@ def test_markdown_has_the_index_first():
 def test_methods_are_shown_by_their_label():
     assert tables.label("ut") == "uncoupled transfer"
     assert tables.label("backbone") == "backbone"
+
+
+def test_a_backbone_that_has_not_learned_the_shortcut_is_named_and_not_counted(docs):
+    shares = {"learned": 0.9, "ignores it": 0.2}
+    rows = pd.concat(
+        values_of(method, metric, [value] * 2, source=source)
+        for source, share in shares.items()
+        for method, metric, value in (("backbone", "ball_share", share), ("ft", "flip_rate", 0.1))
+    )
+    clean = values_of("backbone", "ball_share", [0.2], source="learned", source_shortcut=None)
+    rows = pd.concat([rows, clean])
+    text = " ".join(docs("sections").unlearned_text(rows).split())
+    assert "less than 50 %" in text and text.endswith("here the backbone of ignores it (20 %).")
+    assert docs("sections").unlearned_text(rows[rows.source == "learned"]) == ""
+    assert set(docs("make").with_shortcut(rows).source) == {"learned"}
+
+
+def before(metric, target, *values):
+    return values_of("before", metric, values, target=target)
+
+
+def test_claim_2_says_where_the_clean_accuracy_is_at_chance_as_well(docs):
+    chance = (0.19, 0.2, 0.21, 0.2, 0.2)
+    rows = pd.concat(
+        [
+            before("clean_accuracy", "near", *chance),
+            before("clean_accuracy", "far", *(value + 0.2 for value in chance)),
+            before("clean_accuracy", "few", 0.2),
+        ]
+    )
+    sections = docs("sections")
+    text = " ".join(sections.untransferred_text(rows).split())
+    assert "there is 20.0, 40.0 and 20.0 %" in text
+    assert "at chance as well on 1 of 2: there claim 2 says little" in text
+    assert sections.clean_text(sections.clean_before(rows[rows.target == "far"])) == ""
+    assert "own tasks" in sections.untransferred_text(rows[:0])
+
+
+def test_claim_1_on_all_pairs_at_once_takes_the_largest_p(docs):
+    def pair(target, lead):
+        return pd.concat(
+            values_of(method, "val_accuracy", mean + AROUND * spread, target=target)
+            for method, mean, spread in (("ft", 0.5, 1), ("ut", 0.5 + lead, 2))
+        ).assign(source_shortcut=None)
+
+    alike, apart = pair("t", 0.0), pair("u", 0.02)
+    of_one = [
+        statistics.evidence(np.subtract(*tables.paired(rows, "val_accuracy", "ut", "ft")), *test).p
+        for rows in (alike, apart)
+        for test in [("alike", claims.ALIKE)]
+    ]
+    text = docs("sections").every_pair_text(pd.concat([alike, apart]))
+    assert of_one[0] < of_one[1] and f"{of_one[1]:.2g}. The sweep" in " ".join(text.split())
+    assert docs("sections").every_pair_text(alike) == ""
+
+
+def test_a_verdict_that_another_adjustment_would_change_is_named(docs):
+    def losses(restored):
+        parts = [
+            values_of(method, metric, level + (metric == "restored_loss") * AROUND * factor)
+            for method, mean, factor in (("scratch", 0.5, 1), ("ft", restored, 2), ("ut", 0.5, 3))
+            for metric, level in (("val_loss", 0.1), ("restored_loss", mean))
+        ]
+        return tables.with_rise(pd.concat(parts))
+
+    synthetic = docs("synthetic")
+    for restored, named in ((0.483, True), (0.3, False)):
+        models = {"without the lasso": losses(restored), "with the lasso": losses(0.5)}
+        text = " ".join(synthetic.narrower_text(models, claims.rise_tables(models)).split())
+        assert ("another one for fine-tuning (rise, without the lasso)" in text) is named

@@ -9,11 +9,10 @@ from rtl_utils.claims.single import (
     chance_table,
     frozen_cases,
     frozen_table,
-    lime_table,
     map_rows,
-    rise_tables,
     stuck_table,
 )
+from rtl_utils.claims.synthetic import lime_table, loss_tables, rise_tables
 from rtl_utils.claims.verdicts import (
     ALIKE,
     ALLOWED,
@@ -51,6 +50,7 @@ __all__ = [
     "judged",
     "keeps_out",
     "lime_table",
+    "loss_tables",
     "map_rows",
     "passing",
     "power_text",

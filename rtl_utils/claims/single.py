@@ -1,6 +1,6 @@
-"""The paper's single claims: about losses, LIME, chance and stuck runs."""
+"""The paper's single claims on images: about chance and stuck runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +9,11 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from rtl_utils.claims.verdicts import CHANCE, NEAR_CHANCE, Question, p_text, with_verdicts
 from rtl_utils.runs import BACKBONE
-from rtl_utils.statistics import decided, holm, mean_interval, untested
-from rtl_utils.store import FINAL
+from rtl_utils.statistics import decided, holm, untested
 from rtl_utils.tables import (
     BEFORE,
     PAIR,
-    RISE,
     STUCK,
-    label,
     n_train_text,
     paired,
     percent_text,
@@ -41,67 +38,6 @@ CONDITIONS = (
     "clean source, shortcut on every target image",
     "no shortcut",
 )
-
-
-def rise_tables(models: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Claim 5: do restored features raise the loss of a transfer less than that of scratch?
-
-    Args:
-        models: name of each set of target models -> its rows, of `tables.with_rise`.
-
-    Returns:
-        Name -> one row per transfer and measure: the paired difference to scratch, p-values after
-        Holm's adjustment over all the tables, as all ask the same, and the verdict on "less than
-        scratch".
-    """
-    questions = []
-    lines = []
-    keys = []
-    for name, rows in models.items():
-        for measure, column in RISE.items():
-            for method in ("ft", "ut"):
-                difference = np.subtract(*paired(rows, measure, method, "scratch")).tolist()
-                questions.append(Question(difference, "below"))
-                keys.append((name, label(method), column.heading))
-                lines.append({"minus scratch": mean_interval(difference).text(2)})
-    table = with_verdicts(pd.DataFrame(lines), questions, keys, ["models", "method", "measure"])
-    table = table.rename(columns={"verdict": "claim 5"})
-    return {name: pd.DataFrame(table.xs(name, level="models")) for name in models}
-
-
-def lime_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Figures 2b and 2c, and claim 5: are the LIME weights of the spurious features smaller?
-
-    Args:
-        rows: tidy rows of the backbones and of the target models, one run per method and seed.
-
-    Returns:
-        One row per comparison: the paired difference of the mean |weight|, p-values after Holm's
-        adjustment, and the verdict on "smaller". The comparisons with training from scratch are a
-        family of their own: they were added when the others were known. Empty if there are no rows.
-    """
-    if rows.empty:
-        return pd.DataFrame()
-    sizes = rows[(rows.metric == "lime_spurious") & (rows.epoch == FINAL)]
-    by_seed = sizes.pivot_table("value", index="seed", columns="method")
-    compared = {
-        "figures 2b and 2c": (("ft", BACKBONE), ("ut", BACKBONE), ("ut", "ft")),
-        "claim 5": (("ft", "scratch"), ("ut", "scratch")),
-    }
-    questions = []
-    lines = []
-    keys = []
-    for family, pairs in compared.items():
-        for a, b in pairs:
-            if not {a, b} <= set(by_seed):
-                continue
-            difference = (by_seed[a] - by_seed[b]).dropna().tolist()
-            questions.append(Question(difference, "below", family=family))
-            keys.append((f"{label(a)} minus {label(b)}",))
-            lines.append({"difference": mean_interval(difference).text(4)})
-    by = ["mean size of the LIME weight, features 0 to 19"]
-    table = with_verdicts(pd.DataFrame(lines), questions, keys, by)
-    return table.rename(columns={"verdict": "smaller"})
 
 
 def stuck_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -40,6 +40,7 @@ from rtl_utils.tables.results import (
     control_table,
     paper_table,
     shortcut_columns,
+    shortcut_shares,
     size_table,
     steps_table,
     target_table,
@@ -60,6 +61,7 @@ from rtl_utils.tables.summaries import (
 )
 from rtl_utils.tables.texts import (
     BEFORE,
+    LEARNED,
     STUCK,
     group_index,
     images_text,
@@ -78,6 +80,7 @@ __all__ = [
     "BEFORE",
     "COUPLED_SWEEPS",
     "COURSE",
+    "LEARNED",
     "LIME",
     "PAIR",
     "RISE",
@@ -123,6 +126,7 @@ __all__ = [
     "shortcut_at_test",
     "shortcut_columns",
     "shortcut_everywhere",
+    "shortcut_shares",
     "shortcut_test_table",
     "size_table",
     "steps_table",

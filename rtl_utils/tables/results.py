@@ -49,6 +49,19 @@ def backbone_table(rows: pd.DataFrame) -> pd.DataFrame:
     return _with_seeds(summary(named, columns, by), named, by)
 
 
+def shortcut_shares(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Share of the marked images of its own task that a biased backbone gives the shortcut's class.
+
+    Args:
+        rows: tidy rows; those of biased backbones are chosen.
+
+    Returns:
+        Source -> mean over seeds; LEARNED or more if the backbone has learned the shortcut.
+    """
+    biased = rows[(rows.method == BACKBONE) & rows.source_shortcut.notna()]
+    return biased[biased.metric == "ball_share"].groupby("source", sort=False).value.mean()
+
+
 def clean_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Transfers between clean tasks, beside the paper's tables 1 and 2."""
     columns = {

@@ -10,6 +10,7 @@ from rtl_utils.methods import METHODS
 from rtl_utils.statistics import FEWEST, mean_interval, share_interval
 
 STUCK = 0.25  # a run whose training accuracy is no higher has not learned
+LEARNED = 0.5  # a backbone that puts fewer marked images into the shortcut's class ignores it
 BEFORE = "before"  # the method that trains nothing
 
 
