@@ -46,10 +46,10 @@ from synthetic import SYNTHETIC_SWEEP, synthetic_section
 from trials import counts, trials_section
 from wording import ON_IMAGES, capitalised, commands, origins, paragraphs, transfers, uncapitalised
 
-from rtl_utils import claims, plotting, tables
+from rtl_utils import claims, plotting, statistics, tables
 from rtl_utils.data import DATASETS
-from rtl_utils.statistics import FEWEST
-from rtl_utils.tables import seed_count
+from rtl_utils.statistics import FEWEST, Interval
+from rtl_utils.tables import listed, seed_count
 
 HERE = Path(__file__).resolve().parent
 HEADLINE = ("scratch", "ft", "ut", "ct", "iso", "counter")  # methods in the README's table
@@ -165,7 +165,52 @@ def headline(answers: dict[str, pd.DataFrame]) -> str:
     first = """[The paper, item by item](docs/results.md#the-paper-item-by-item) says for each
         table, figure and claim where it is reproduced, on which data, with how many seeds, and what
         came out. Here are claims 1 and 3, and the course's own question."""
-    return paragraphs(first, *parts) if parts else "No rows yet."
+    return paragraphs(in_short(), first, *parts) if parts else "No rows yet."
+
+
+def in_short() -> str:
+    """The answer to the course's question, as far as the intervals and the tests go."""
+    said = [text for dataset in ON_IMAGES if (text := in_short_on(dataset))]
+    if not said:
+        return ""
+    return f"""**In short.** The backbone has the ball, the target images are clean, and the ball
+        appears at test time only. Inherited flips are those of a transfer from this backbone minus
+        those from a clean one; a setting is a pair of tasks, a number of images and of epochs.
+        {" ".join(said)}"""
+
+
+def in_short_on(dataset: str) -> str:
+    """The answer on one data set."""
+    rows = transfers(tables.course(dataset)) if len(tables.course(dataset)) else pd.DataFrame()
+    if rows.empty or (verdicts := notebook_verdicts(rows)).empty:
+        return ""
+    inherited = {method: inherited_flips(rows, method) for method in ("ft", "ut")}
+    if not any(inherited.values()):
+        return ""
+    counts = [
+        f"{tables.label(method)} in {sum(one.low > 0 for one in found)} of {len(found)}"
+        for method, found in inherited.items()
+    ]
+    less = verdicts.verdict[verdicts.index.str.startswith("UT flips less than FT")]
+    return f"""{capitalised(DATASETS[dataset].title)}: the 95 % interval of the inherited flips lies
+        above zero for {listed(counts)} settings. That uncoupled transfer flips less than
+        fine-tuning is shown in {(less == "reproduced").sum()} of {len(less)}, that it flips more in
+        {(less == "not reproduced").sum()}; {less.str.startswith("undecided").sum()} are
+        undecided."""
+
+
+def inherited_flips(rows: pd.DataFrame, method: str) -> list[Interval]:
+    """Flips of a method from the biased backbone minus those from a clean one, in each setting."""
+    flips = tables.clean_target(rows[(rows.method == method) & (rows.metric == "flip_rate")])
+    found = []
+    for _, pair in flips.groupby(list(tables.PAIR), sort=False):
+        for part in tables.by_images(pair).values():
+            source = part.source_shortcut.notna().map({True: "biased", False: "clean"})
+            if source.nunique() == 2:
+                both = part.assign(_source=source)
+                values = tables.paired(both, "flip_rate", "biased", "clean", "_source")
+                found.append(statistics.paired_difference(*values))
+    return found
 
 
 def claims_parts(dataset: str) -> list[str]:

@@ -154,15 +154,14 @@ def troubled_cells(rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
 def troubled_text(runs: pd.DataFrame) -> str:
     """In how many cells of a map runs of either method are stuck or diverge."""
     by = varying(runs)
-    troubled = runs[runs.stuck | runs.diverged]
-    if troubled.empty:
+    if not (runs.stuck | runs.diverged).any():
         return "No run is stuck, and none diverged"
-    counts = [
-        f"{method.upper()} in {len(troubled[troubled.method == method][by].drop_duplicates())}"
-        for method in ("ft", "ut")
-    ]
-    every = len(runs[by].drop_duplicates())
-    return f"Of {every} cells, some runs are stuck or diverge with {listed(counts)}"
+    counts = []
+    for method in ("ft", "ut"):
+        own = runs[runs.method == method]
+        stuck, lost = (len(own[own[how]][by].drop_duplicates()) for how in ("stuck", "diverged"))
+        counts.append(f"of {method.upper()} are stuck in {stuck} and diverge in {lost}")
+    return f"Of {len(runs[by].drop_duplicates())} cells, runs {listed(counts)}"
 
 
 def varying(runs: pd.DataFrame) -> list[str]:
