@@ -2,17 +2,18 @@
 
 Every number comes from the exported rows in results/; every section says what made its rows. The
 overview of the paper stands in docs/items.py, the sections in docs/sections.py, docs/maps.py,
-docs/synthetic.py, docs/passing.py and docs/distance_page.py, the pictures in docs/figures.py.
+docs/synthetic.py, docs/passing.py and docs/distance_page.py, what the README says of them in
+docs/front.py, the pictures in docs/figures.py.
 """
 
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from distance_page import distances_page
 from figures import pictures
+from front import headline
 from items import items_section
 from launch import address, buttons
 from maps import MAP_SWEEPS, map_section
@@ -21,20 +22,14 @@ from passing import (
     answer_tables,
     drawn_overview,
     inherited_table,
-    passes,
     passing_page,
-    picture_of,
 )
 from sections import (
-    DIFFERENCE,
     FROZEN_SWEEP,
-    MARGINS,
     METHOD_SWEEPS,
     PAIRS_SWEEP,
     SIZES_SWEEP,
-    answers_of,
     course_section,
-    digits_settings,
     frozen_section,
     introduction,
     method_section,
@@ -44,15 +39,11 @@ from sections import (
 )
 from synthetic import SYNTHETIC_SWEEP, synthetic_section
 from trials import counts, trials_section
-from wording import ON_IMAGES, capitalised, commands, origins, paragraphs, transfers, uncapitalised
+from wording import ON_IMAGES, commands
 
-from rtl_utils import claims, plotting, statistics, tables
-from rtl_utils.data import DATASETS
-from rtl_utils.statistics import FEWEST, Interval
-from rtl_utils.tables import listed, seed_count
+from rtl_utils import plotting, tables
 
 HERE = Path(__file__).resolve().parent
-HEADLINE = ("scratch", "ft", "ut", "ct", "iso", "counter")  # methods in the README's table
 BEGIN = "<!-- begin: written by docs/make.py from the rows in results/ -->"
 END = "<!-- end -->"
 BEGIN_BUTTONS = "<!-- begin: written by docs/make.py from CITATION.cff -->"
@@ -116,9 +107,6 @@ def results_page() -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-# --- the README's results -------------------------------------------------------------------------
-
-
 def readme(answers: dict[str, pd.DataFrame]) -> str:
     """The README with its results and its buttons written anew between their marks.
 
@@ -152,213 +140,6 @@ def between(text: str, begin: str, end: str, new: str) -> str:
     before, rest = text.split(begin)
     _, after = rest.split(end)
     return f"{before}{begin}\n\n{new}\n\n{end}{after}"
-
-
-def headline(answers: dict[str, pd.DataFrame]) -> str:
-    """What came out: the paper's claims on its images and on the digits, and who passes.
-
-    Args:
-        answers: see `readme`.
-    """
-    parts = [*claims_parts("cifar100"), *claims_parts("digits"), *methods_parts()]
-    parts += passing_parts(answers)
-    first = """[The paper, item by item](docs/results.md#the-paper-item-by-item) says for each
-        table, figure and claim where it is reproduced, on which data, with how many seeds, and what
-        came out. Here are claims 1 and 3, and the course's own question."""
-    return paragraphs(in_short(), first, *parts) if parts else "No rows yet."
-
-
-def in_short() -> str:
-    """The answer to the course's question, as far as the intervals and the tests go."""
-    said = [text for dataset in ON_IMAGES if (text := in_short_on(dataset))]
-    if not said:
-        return ""
-    return f"""**In short.** The backbone has the ball, the target images are clean, and the ball
-        appears at test time only. Inherited flips are those of a transfer from this backbone minus
-        those from a clean one; a setting is a pair of tasks, a number of images and of epochs.
-        {" ".join(said)}"""
-
-
-def in_short_on(dataset: str) -> str:
-    """The answer on one data set."""
-    rows = transfers(tables.course(dataset)) if len(tables.course(dataset)) else pd.DataFrame()
-    if rows.empty or (verdicts := notebook_verdicts(rows)).empty:
-        return ""
-    inherited = {method: inherited_flips(rows, method) for method in ("ft", "ut")}
-    if not any(inherited.values()):
-        return ""
-    counts = [
-        f"{tables.label(method)} in {sum(one.low > 0 for one in found)} of {len(found)}"
-        for method, found in inherited.items()
-    ]
-    less = verdicts.verdict[verdicts.index.str.startswith("UT flips less than FT")]
-    return f"""{capitalised(DATASETS[dataset].title)}: the 95 % interval of the inherited flips lies
-        above zero for {listed(counts)} settings. That uncoupled transfer flips less than
-        fine-tuning is shown in {(less == "reproduced").sum()} of {len(less)}, that it flips more in
-        {(less == "not reproduced").sum()}; {less.str.startswith("undecided").sum()} are
-        undecided."""
-
-
-def inherited_flips(rows: pd.DataFrame, method: str) -> list[Interval]:
-    """Flips of a method from the biased backbone minus those from a clean one, in each setting."""
-    flips = tables.clean_target(rows[(rows.method == method) & (rows.metric == "flip_rate")])
-    found = []
-    for _, pair in flips.groupby(list(tables.PAIR), sort=False):
-        for part in tables.by_images(pair).values():
-            source = part.source_shortcut.notna().map({True: "biased", False: "clean"})
-            if source.nunique() == 2:
-                both = part.assign(_source=source)
-                values = tables.paired(both, "flip_rate", "biased", "clean", "_source")
-                found.append(statistics.paired_difference(*values))
-    return found
-
-
-def claims_parts(dataset: str) -> list[str]:
-    """The verdicts on one data set, with where their rows come from."""
-    rows = tables.course(dataset)
-    table = notebook_verdicts(rows) if len(rows) else pd.DataFrame()
-    if table.empty:
-        return []
-    title = DATASETS[dataset].title
-    return [
-        f"""**{capitalised(title)}.** The paper's claims 1 and 3 about uncoupled transfer (UT) and
-        fine-tuning (FT), and the course's own question. {DIFFERENCE} If the first p lies below
-        0.05, the claim is reproduced; if the second does, the opposite is shown: "not reproduced".
-        Both are adjusted over the lines of claim 1, over those of claim 3, and over all lines on
-        flips together. A verdict needs {FEWEST} seeds.""",
-        tables.markdown(table),
-        *origins(dataset),
-    ]
-
-
-def methods_parts() -> list[str]:
-    """The shortcut test of all methods on the digits, and who passes."""
-    rows = tables.stored("digits-methods")
-    if rows.empty:
-        return []
-    settings = digits_settings()
-    passing = [
-        f"{capitalised(tables.images_text(size))} ({len(claims.judged(part))} methods): "
-        f"{uncapitalised(claims.passing(answers_of(part)))}"
-        for size, part in settings.items()
-    ]
-    return [
-        """**Which method keeps the shortcut out?** The backbone has the ball on one class, the
-        target images are clean, and the ball appears at test time. Cluttered digits: accuracy
-        without the ball, and share of predictions that the ball flips; means with 95 % intervals.
-        Where a setting was trained in two sweeps, the one with more seeds is quoted.""",
-        tables.markdown(headline_table(settings)),
-        f"""{MARGINS} The p-values are adjusted by Holm's method over the methods.
-        {" ".join(passing)} [All results](docs/results.md) say how likely these tests are to find a
-        method that truly passes.""",
-        *orders_parts(settings),
-        tables.origin("digits-methods", rows),
-    ]
-
-
-def passing_parts(answers: dict[str, pd.DataFrame]) -> list[str]:
-    """The project's own methods: in how many settings each passes, and a picture.
-
-    Args:
-        answers: see `readme`.
-    """
-    if not answers:
-        return []
-    return [
-        """**A transfer that passes?** The project's own methods, which do not know the shortcut, by
-        the same test. A refit first takes away what the target's images do not excite; windows and
-        bands are adversarial patches on copies of training images; rescaled filters are a control,
-        whose steps are larger. [The account](docs/method.md) says what they do, and has every
-        answer.""",
-        *[f"{device}: {uncapitalised(passes(table))}" for device, table in answers.items()],
-        *[
-            f"![The answer for each method in each setting, {uncapitalised(device)}]"
-            f"(docs/{picture_of(device)}.png)"
-            for device in answers
-        ],
-    ]
-
-
-def headline_table(settings: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The methods of the README with their clean accuracies and flips, and their seeds."""
-    columns = {}
-    seeds = pd.DataFrame(index=list(HEADLINE))
-    for size, part in settings.items():
-        table = tables.summary(part, tables.SHORTCUT_TEST, by=["method"]).reindex(list(HEADLINE))
-        for metric, name in (("clean_accuracy", "accuracy, %"), ("flip_rate", "flips, %")):
-            heading = tables.SHORTCUT_TEST[metric].heading
-            columns[f"{tables.images_text(size)}: {name}"] = table[heading]
-        count = part.groupby("method").seed.nunique().reindex(list(HEADLINE))
-        seeds[size] = count.map(lambda n: "–" if pd.isna(n) else f"{n:.0f}")
-    columns["seeds of each"] = seeds.agg(" / ".join, axis=1)
-    return pd.DataFrame(columns).fillna("").rename_axis("method").rename(index=tables.label)
-
-
-def notebook_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts on the runs of one data set."""
-    return claims.verdict_table(claims.course_cases(transfers(rows)))
-
-
-def orders_parts(digits: dict[str, pd.DataFrame]) -> list[str]:
-    """What points the same way on CIFAR-100 as on the digits, and what does not."""
-    rows = [tables.stored(name) for name in (PAIRS_SWEEP, "cifar-methods")]
-    rows = [part for part in rows if len(part)]
-    if not rows:
-        return []
-    setting = ["source", "target", "method", "seed", "source_shortcut", "target_shortcut"]
-    setting += ["n_train", "epochs", "metric"]
-    both = with_shortcut(pd.concat(rows, ignore_index=True).drop_duplicates(setting))
-    course = transfers(with_shortcut(tables.course("cifar100")))
-    # the sweeps of all methods have fewer seeds, and are asked for the last order alone
-    cifar = orderings(shortcut_settings(both)) | orderings(shortcut_settings(course))
-    orders = {"digits": orderings(digits.values()), "CIFAR-100": cifar}
-    table = pd.DataFrame(orders).rename_axis("by the means")
-    return [
-        f"""Number of settings (pair of tasks, images per class, epochs) in which the means are
-        ordered so. On the digits the settings are those of the table above; on CIFAR-100 the last
-        order is of {seed_count(both)} per pair, the others of
-        {seed_count(tables.shortcut_at_test(course))}. A setting counts if its biased backbone puts
-        at least {100 * tables.LEARNED:.0f} % of the marked images of its own task into the
-        shortcut's class. A method does not train if more than half of its runs are stuck.""",
-        tables.markdown(table),
-    ]
-
-
-def with_shortcut(rows: pd.DataFrame) -> pd.DataFrame:
-    """Without the rows of sources whose biased backbones have not learned the shortcut."""
-    shares = tables.shortcut_shares(rows)
-    return rows[~rows.source.isin(shares.index[shares < tables.LEARNED])]
-
-
-def shortcut_settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of the shortcut test, apart for each pair of tasks and number of images."""
-    pairs = tables.shortcut_at_test(rows).groupby(["source", "target"], sort=False)
-    return [part for _, pair in pairs for part in tables.by_images(pair).values()]
-
-
-def orderings(settings: Iterable[pd.DataFrame]) -> dict[str, str]:
-    """Orders of the methods' means -> in how many of the settings they hold."""
-    held: dict[str, list[bool]] = {}
-    for part in settings:
-        means = part[part.metric.isin(["flip_rate", "clean_accuracy"])]
-        means = means.groupby(["metric", "method"]).value.mean()
-        flips, clean = means["flip_rate"], means["clean_accuracy"]
-        trained = [method for method in claims.judged(part) if method != "scratch"]
-        stuck = (part.value <= tables.STUCK)[part.metric == "train_accuracy"]
-        stuck = stuck.groupby(part.method).mean()
-        trained = [method for method in trained if stuck.get(method, 0.0) <= 0.5]
-        orders = {
-            "UT flips more than FT": flips["ut"] > flips["ft"],
-            "FT flips more than training from scratch": flips["ft"] > flips["scratch"],
-            "FT is more accurate than training from scratch": clean["ft"] > clean["scratch"],
-            "FT is more accurate than UT": clean["ft"] > clean["ut"],
-        }
-        if "counter" in flips:
-            least = flips[trained].idxmin() == "counter"
-            orders["of all transfers that train, counter-examples flip least"] = least
-        for order, holds in orders.items():
-            held.setdefault(order, []).append(bool(holds))
-    return {order: f"{sum(holds)} of {len(holds)}" for order, holds in held.items()}
 
 
 if __name__ == "__main__":

@@ -577,7 +577,7 @@ def test_a_page_has_a_section_for_every_sweep_that_has_rows(docs, checkout):
         assert column in page
     assert "nan" not in page
     assert page.count("carnivores | flowers |") == page.count("herbivores | flowers |") > 0
-    assert "50 images per class, 50 epochs: flips, %" in make.headline({})
+    assert "50 images per class, 50 epochs: flips, %" in docs("front").headline({})
     drawn = set(figures.pictures())
     plt.close("all")
     assert {*re.findall(r"\(([^)]*)\.png\)", page), "headline"} == drawn
@@ -637,7 +637,7 @@ def test_the_overview_has_every_item_of_the_paper_and_its_links_lead_somewhere(d
 def test_a_page_without_rows_can_be_written(docs, checkout):
     make = docs("make")
     assert re.findall("^## (.*)", make.results_page(), re.M) == ["How these were made"]
-    assert make.headline(make.answer_tables(make.PASSING_SWEEPS)) == "No rows yet."
+    assert docs("front").headline(make.answer_tables(make.PASSING_SWEEPS)) == "No rows yet."
     assert docs("figures").pictures() == {}
 
 
@@ -755,7 +755,7 @@ def test_counter_examples_are_counted_where_they_were_trained(docs):
     clean = {"scratch": 0.6, "ft": 0.7, "ut": 0.5}
     without = shortcut_rows(flips, clean)
     with_it = shortcut_rows(flips | {"counter": 0.2}, clean | {"counter": 0.7})
-    found = docs("make").orderings([without, with_it])
+    found = docs("front").orderings([without, with_it])
     assert found["UT flips more than FT"] == "2 of 2"
     assert found["of all transfers that train, counter-examples flip least"] == "1 of 1"
 
@@ -828,7 +828,7 @@ def test_a_backbone_that_has_not_learned_the_shortcut_is_named_and_not_counted(d
     text = " ".join(docs("sections").unlearned_text(rows).split())
     assert "less than 50 %" in text and text.endswith("here the backbone of ignores it (20 %).")
     assert docs("sections").unlearned_text(rows[rows.source == "learned"]) == ""
-    assert set(docs("make").with_shortcut(rows).source) == {"learned"}
+    assert set(docs("front").with_shortcut(rows).source) == {"learned"}
 
 
 def test_the_answer_in_short_counts_what_the_rows_show(docs, checkout):
@@ -850,7 +850,7 @@ def test_the_answer_in_short_counts_what_the_rows_show(docs, checkout):
     rows = rows.assign(run=[f"{k:016x}" for k in range(len(rows))])
     (checkout / "digits").mkdir(parents=True)
     rows.to_csv(checkout / "digits" / "seed-0.csv", index=False)
-    text = " ".join(docs("make").in_short().split())
+    text = " ".join(docs("front").in_short().split())
     assert "above zero for fine-tuning in 0 of 1 and uncoupled transfer in 1 of 1 settings" in text
     assert (
         "flips less than fine-tuning is shown in 0 of 1, that it flips more in 1; 0 are undecided"
