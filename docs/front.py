@@ -19,7 +19,7 @@ def headline(answers: dict[str, pd.DataFrame]) -> str:
     """What came out: the paper's claims on its images and on the digits, and who passes.
 
     Args:
-        answers: see `readme`.
+        answers: of the project's own methods, see `passing.answer_tables`.
     """
     parts = [*claims_parts("cifar100"), *claims_parts("digits"), *methods_parts()]
     parts += passing_parts(answers)
@@ -42,22 +42,23 @@ def in_short() -> str:
 
 def in_short_on(dataset: str) -> str:
     """The answer on one data set."""
-    rows = transfers(tables.course(dataset)) if len(tables.course(dataset)) else pd.DataFrame()
+    rows = tables.course(dataset)
     if rows.empty or (verdicts := notebook_verdicts(rows)).empty:
         return ""
-    inherited = {method: inherited_flips(rows, method) for method in ("ft", "ut")}
-    if not any(inherited.values()):
+    inherited = {method: inherited_flips(transfers(rows), method) for method in ("ft", "ut")}
+    if not all(inherited.values()):
         return ""
     counts = [
         f"{tables.label(method)} in {sum(one.low > 0 for one in found)} of {len(found)}"
         for method, found in inherited.items()
     ]
     less = verdicts.verdict[verdicts.index.str.startswith("UT flips less than FT")]
+    count = less.str.startswith("undecided").sum()
+    undecided = f"; {count} are undecided" if count else ""
     return f"""{capitalised(DATASETS[dataset].title)}: the 95 % interval of the inherited flips lies
         above zero for {listed(counts)} settings. That uncoupled transfer flips less than
-        fine-tuning is shown in {(less == "reproduced").sum()} of {len(less)}, that it flips more in
-        {(less == "not reproduced").sum()}; {less.str.startswith("undecided").sum()} are
-        undecided."""
+        fine-tuning is shown in {(less == "reproduced").sum()} of {len(less)} settings, that it
+        flips more in {(less == "not reproduced").sum()}{undecided}."""
 
 
 def inherited_flips(rows: pd.DataFrame, method: str) -> list[Interval]:
@@ -121,7 +122,7 @@ def passing_parts(answers: dict[str, pd.DataFrame]) -> list[str]:
     """The project's own methods: in how many settings each passes, and a picture.
 
     Args:
-        answers: see `readme`.
+        answers: of the project's own methods, see `passing.answer_tables`.
     """
     if not answers:
         return []

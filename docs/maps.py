@@ -160,8 +160,8 @@ def troubled_text(runs: pd.DataFrame) -> str:
     for method in ("ft", "ut"):
         own = runs[runs.method == method]
         stuck, lost = (len(own[own[how]][by].drop_duplicates()) for how in ("stuck", "diverged"))
-        counts.append(f"of {method.upper()} are stuck in {stuck} and diverge in {lost}")
-    return f"Of {len(runs[by].drop_duplicates())} cells, runs {listed(counts)}"
+        counts.append(f"{method.upper()} has stuck runs in {stuck} and diverged ones in {lost}")
+    return f"Of {len(runs[by].drop_duplicates())} cells, {', '.join(counts)}"
 
 
 def varying(runs: pd.DataFrame) -> list[str]:

@@ -3,6 +3,7 @@
 A section of a sweep that has no rows is empty, and is left out of its page.
 """
 
+import numpy as np
 import pandas as pd
 from wording import capitalised, method_table, of_sweep, origins, paragraphs, training, transfers
 
@@ -106,8 +107,7 @@ def every_pair_text(rows: pd.DataFrame) -> str:
     found = []
     for _, part in clean.groupby(list(tables.PAIR), sort=False):
         if {"ft", "ut"} <= set(part.method):
-            a, b = tables.paired(part, "val_accuracy", "ut", "ft")
-            difference = [one - other for one, other in zip(a, b, strict=True)]
+            difference = np.subtract(*tables.paired(part, "val_accuracy", "ut", "ft")).tolist()
             found.append(statistics.evidence(difference, "alike", claims.ALIKE).p)
     if len(found) < 2 or pd.isna(found).any():
         return ""
@@ -222,7 +222,7 @@ def untransferred_text(rows: pd.DataFrame) -> str:
     clean = clean_before(rows)
     if not clean:
         return "Only the backbones' own tasks were measured here."
-    accuracies = listed(f"{100 * sum(values) / len(values):.1f}" for values in clean)
+    accuracies = listed(f"{100 * np.mean(values):.1f}" for values in clean)
     return f"""A backbone has never seen the target's labels: without the shortcut its accuracy
         there is {accuracies} %. {clean_text(clean)}The table has its own task too, to compare."""
 
@@ -234,9 +234,9 @@ def clean_text(clean: list[list[float]]) -> str:
         clean: of `clean_before`.
     """
     p = [
-        statistics.evidence([v - claims.CHANCE for v in values], "alike", claims.NEAR_CHANCE).p
-        for values in clean
-        if len(values) >= statistics.FEWEST
+        statistics.evidence(beyond, "alike", claims.NEAR_CHANCE).p
+        for beyond in (np.subtract(values, claims.CHANCE).tolist() for values in clean)
+        if len(beyond) >= statistics.FEWEST
     ]
     near = sum(one < statistics.SIGNIFICANT for one in p)
     if not near:

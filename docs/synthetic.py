@@ -17,7 +17,7 @@ def synthetic_section(name: str, stored: pd.DataFrame) -> str:
     """Figures 1 and 2, and claim 5: the target models without and with the lasso."""
     rows = tables.in_order(stored)
     models = target_models(rows)
-    rises = {name: tables.with_rise(part) for name, part in models.items()}
+    rises = {lasso: tables.with_rise(part) for lasso, part in models.items()}
     losses = claims.loss_tables(models)
     judged = claims.rise_tables(rises)
     parts = [f"## {SYNTHETIC_TITLE}", tables.origin(name, rows), *introduction(rows)]
@@ -94,7 +94,7 @@ def lime_parts(rows: pd.DataFrame) -> list[str]:
         the spurious features for the backbone (2c), small ones for the target models, and mostly
         smaller ones for UT than for FT (2b). By LIME too it finds transfers hurt no more than
         training from scratch (claim 5); these two comparisons were added when the others were
-        known, and are adjusted apart. Notebook 02 declares all of them for target models without
+        known, and are adjusted apart. Notebook 02 asks all of this of the target models without
         the lasso; the tables with it were added later, and are adjusted by themselves.""",
     ]
     backbone = rows[rows.method == BACKBONE]

@@ -724,7 +724,7 @@ def test_a_map_says_where_runs_are_stuck_and_where_they_diverge(docs, checkout):
     rates = {("ft", 0.01): fine, ("ut", 0.01): fine, ("ft", 0.1): [0.2, 0.6], ("ut", 0.3): fine}
     map_of(checkout, rates, [("ft", 0.3), ("ut", 0.1)])
     section = docs("maps").map_section("stuck")
-    said = "Of 3 cells, runs of FT are stuck in 1 and diverge in 1 and of UT are stuck in 0 and"
+    said = "Of 3 cells, FT has stuck runs in 1 and diverged ones in 1, UT has stuck runs in 0 and"
     assert said in " ".join(section.split())
     cells = section.split("Of 3 cells")[1]
     assert "| 0.1 | 40 |  | 1 of 2 | 0 of 1, 1 diverged |" in cells
@@ -889,9 +889,10 @@ def test_claim_1_on_all_pairs_at_once_takes_the_largest_p(docs):
 
     alike, apart = pair("t", 0.0), pair("u", 0.02)
     of_one = [
-        statistics.evidence(np.subtract(*tables.paired(rows, "val_accuracy", "ut", "ft")), *test).p
+        statistics.evidence(
+            np.subtract(*tables.paired(rows, "val_accuracy", "ut", "ft")), "alike", claims.ALIKE
+        ).p
         for rows in (alike, apart)
-        for test in [("alike", claims.ALIKE)]
     ]
     text = docs("sections").every_pair_text(pd.concat([alike, apart]))
     assert of_one[0] < of_one[1] and f"{of_one[1]:.2g}. The sweep" in " ".join(text.split())
