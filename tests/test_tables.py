@@ -852,10 +852,7 @@ def test_the_answer_in_short_counts_what_the_rows_show(docs, checkout):
     rows.to_csv(checkout / "digits" / "seed-0.csv", index=False)
     text = " ".join(docs("front").in_short().split())
     assert "above zero for fine-tuning in 0 of 1 and uncoupled transfer in 1 of 1 settings" in text
-    assert (
-        "flips less than fine-tuning is shown in 0 of 1, that it flips more in 1; 0 are undecided"
-        in text
-    )
+    assert text.endswith("is shown in 0 of 1 settings, that it flips more in 1.")
     assert "CIFAR-100:" not in text
 
 
