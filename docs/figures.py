@@ -44,6 +44,12 @@ def pictures() -> dict[str, Figure]:
             continue
         usual = transfers(stored)
         figures[f"{dataset}-runs"] = every_run(dataset, usual)
+        controls = tables.control_rows(stored)
+        if len(controls):
+            figures[f"{dataset}-controls"] = every_control(dataset, controls)
+        before = stored[(stored.method == tables.BEFORE) & stored.source_shortcut.notna()]
+        if len(before):
+            figures[f"{dataset}-before"] = before_transfer(dataset, before)
         if len(tables.shortcut_at_test(usual)):
             figures[f"flip_rate-{dataset}"] = flip_rates(dataset, usual)
             if "headline" not in figures and enough_seeds(usual):
@@ -52,6 +58,7 @@ def pictures() -> dict[str, Figure]:
         figures["sizes"] = sizes()
     if len(tables.stored(SYNTHETIC_SWEEP)):
         figures["synthetic"] = restored_features()
+        figures["synthetic-runs"] = synthetic_runs()
     if len(matrices) > 1:
         figures["distances"] = heat_maps(matrices, rows)
         figures["places"] = places(matrices, rows)
@@ -106,6 +113,80 @@ def restored_features() -> Figure:
         title = f"{capitalised(name)} ({seed_count(rows)})"
         plotting.slopes(rows, names, ax, "mean squared error", title)
     plotting.legend_below(figure, np.atleast_1d(axes)[-1])
+    return figure
+
+
+def synthetic_runs() -> Figure:
+    """Figures 1, 2b and 2c of the paper: validation losses and LIME weights, every run drawn."""
+    rows = tables.in_order(tables.stored(SYNTHETIC_SWEEP))
+    backbone = rows[rows.method == BACKBONE]
+    models = target_models(rows)
+    methods = list(dict.fromkeys(rows.method))
+    panels = {
+        "val_loss": "validation loss",
+        "lime_spurious": "mean |LIME weight|, spurious features",
+    }
+    shape = (len(models), len(panels))
+    size = (11, 2.6 * len(models) + 0.4)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex="col", sharey=True)
+    for line, (name, own) in zip(axes, models.items(), strict=True):
+        for ax, (metric, xlabel) in zip(line, panels.items(), strict=True):
+            title = f"{capitalised(name)} ({seed_count(own)})"
+            plotting.runs(pd.concat([backbone, own]), metric, methods, ax, xlabel, title)
+            ax.label_outer()
+    figure.suptitle("Figures 1, 2b and 2c, run by run (synthetic; the backbone on its own task)")
+    return figure
+
+
+def every_control(dataset: str, rows: pd.DataFrame) -> Figure:
+    """Each run of table 3's UT and FT and of their controls as a dot, a panel per pair.
+
+    Args:
+        dataset: its name.
+        rows: of `tables.control_rows`.
+    """
+    first = [tables.label(method) for method in ("ft", "ut")]
+    lines = list(dict.fromkeys([*first, *rows.control]))
+    figure = _lines_per_pair(rows, lines, "val_accuracy", "accuracy")
+    title = "Shortcut on every target image: what may explain UT - FT"
+    figure.suptitle(f"{title} ({DATASETS[dataset].title})")
+    return figure
+
+
+def before_transfer(dataset: str, rows: pd.DataFrame) -> Figure:
+    """Claim 2: each biased backbone on its targets before any transfer, a panel per pair.
+
+    Args:
+        dataset: its name.
+        rows: of the method that trains nothing, from biased backbones.
+    """
+    names = {
+        "ball_accuracy": "accuracy, shortcut on every image",
+        "clean_accuracy": "accuracy without shortcut",
+        "ball_share": "in the shortcut's class, shortcut on every image",
+        "clean_share": "in the shortcut's class, without shortcut",
+    }
+    own = rows[rows.metric.isin(list(names))]
+    own = own.drop_duplicates([*tables.PAIR, "seed", "metric"])  # whatever it might be trained on
+    shares = own.assign(control=own.metric.map(names), metric="share")
+    figure = _lines_per_pair(shares, list(names.values()), "share", "share of the images")
+    for ax in figure.axes:
+        plotting.chance(ax, claims.CHANCE, "x")
+    figure.suptitle(f"Biased backbones before any transfer ({DATASETS[dataset].title})")
+    return figure
+
+
+def _lines_per_pair(rows: pd.DataFrame, lines: list[str], metric: str, xlabel: str) -> Figure:
+    """Every run as a dot, a panel per pair of tasks, a line per value of the column `control`."""
+    pairs = dict(iter(rows.groupby(list(tables.PAIR), sort=False)))
+    size = (3.4 + 3.6 * len(pairs), 1.3 + 0.36 * len(lines))
+    figure, axes = plt.subplots(
+        1, len(pairs), figsize=size, squeeze=False, sharex=True, sharey=True
+    )
+    for ax, ((source, target), own) in zip(axes[0], pairs.items(), strict=True):
+        title = f"{source} → {target}\n({seed_count(own)})"
+        plotting.runs(own, metric, lines, ax, xlabel, title, column="control")
+        ax.label_outer()
     return figure
 
 

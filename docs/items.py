@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from distance_page import RANKS_TITLE
-from maps import MAP_SWEEPS, map_fates, map_title, troubled_text
+from maps import MAP_SWEEPS, map_fates, map_title, transfer_epochs, troubled_text
 from sections import FROZEN_SWEEP, clean_before, clean_text, course_title, frozen_title
 from synthetic import SYNTHETIC_SWEEP, SYNTHETIC_TITLE, target_models
 from wording import ON_IMAGES, paragraphs, transfers, uncapitalised
@@ -20,6 +20,7 @@ from rtl_utils.store import FINAL
 from rtl_utils.tables import PAIR, listed
 
 NOTEBOOK = "notebook [{number}](../notebooks/{name}.ipynb)"
+SHORT = {"uncoupled transfer": "UT", "fine-tuning": "FT", "from scratch": "scratch"}
 
 
 class Item(NamedTuple):
@@ -81,14 +82,16 @@ def synthetic_items() -> Iterator[Item]:
     yield Item(
         "Figure 1",
         "validation loss on synthetic data: lowest for UT, highest from scratch",
-        f"{_notebook('01_synthetic_task')} draws the curves; last values in {section}",
+        f"{_notebook('01_synthetic_task')} draws the curves; every last value in {section}",
         data,
         _seeds(plain),
         f"{'; '.join(said)}. Losses, lowest first: {losses}; the paper: "
         f"{_in_order(paper.SYNTHETIC)}",
     )
     rises = claims.rise_tables({name: tables.with_rise(part) for name, part in models.items()})
-    said = [f"{name}: {_by_measure(table['claim 5'])}" for name, table in rises.items()]
+    said = [
+        f"{name}: {_by_measure(table['claim 5'])}; {_most(table)}" for name, table in rises.items()
+    ]
     where = f"{_notebook('01_synthetic_task')}; {section}"
     yield Item(
         "Figure 2a",
@@ -118,11 +121,18 @@ def _by_measure(verdicts: "pd.Series[str]") -> str:
     return ", ".join(said)
 
 
+def _most(table: pd.DataFrame) -> str:
+    """By how much more at most a transfer's loss rises than that of scratch, method by method."""
+    over = table[claims.OVER_SCRATCH]
+    ends = {method: text.split()[-1].strip("]") for (method, _), text in over[over != ""].items()}
+    said = [f"{SHORT[method]} {end}" for method, end in ends.items()]
+    return f"the ratio of both losses over that of scratch is at most {listed(said)} (95 %)"
+
+
 def _by_line(verdicts: "pd.Series[str]") -> str:
     """The verdict on each line of a table that asks which of two losses is lower."""
-    short = {"uncoupled transfer": "UT", "fine-tuning": "FT", "from scratch": "scratch"}
     said = ", ".join(f"{line} {says}" for line, says in verdicts.items())
-    for long, name in (short | {" minus ": " below "}).items():
+    for long, name in (SHORT | {" minus ": " below "}).items():
         said = said.replace(long, name)
     return said
 
@@ -225,7 +235,8 @@ def course_items(dataset: str) -> Iterator[Item]:
         yield Item(
             "Figure 3",
             "images with and without the tennis ball",
-            f"{notebooks} draw them where `dataset` is `cifar100`",
+            f"{notebooks} draw them where `dataset` is `cifar100`; the course holds none of its "
+            "images",
             title,
             "",
             "a picture, nothing to test",
@@ -234,11 +245,14 @@ def course_items(dataset: str) -> Iterator[Item]:
     targets = chance[chance.index.get_level_values("images of") != claims.OWN_TASK]
     if len(targets):
         where = f"{_notebook('04_tennis_ball_bias')}; {section}"
-        shows = "a biased backbone is at chance on a target where every image has the shortcut"
+        shows = (
+            "a biased backbone is at chance on a target where every image has the shortcut, as it "
+            "puts (nearly) all into the shortcut's class"
+        )
         seeds = _numbers(targets["seeds"])
         said = f"{_at_chance(targets)}. {clean_text(clean_before(rows))}".strip()
         yield Item("Claim 2", shows, where, title, seeds, " ".join(said.split()))
-    yield from _judged_items(judged, marked, title, section)
+    yield from _judged_items(judged, marked, tables.paper_table(usual), title, section)
 
 
 def _at_chance(targets: pd.DataFrame) -> str:
@@ -246,15 +260,24 @@ def _at_chance(targets: pd.DataFrame) -> str:
     shares = targets["in the shortcut's class, shortcut on all, %"].str.split().str[0]
     clean = targets["accuracy without shortcut, %"].str.split().str[0]
     return (
-        f"{_counts(targets['verdict'])}; accuracy without the shortcut: {', '.join(clean)} %; "
-        f"images in the shortcut's class, with it: {', '.join(shares)} %"
+        f"at chance: {_counts(targets['verdict'])}; {claims.MOST_THERE}: "
+        f"{_counts(targets[claims.MOST_THERE])} (shares: {', '.join(shares)} %); accuracy without "
+        f"the shortcut: {', '.join(clean)} %"
     )
 
 
 def _judged_items(
-    judged: pd.DataFrame, marked: pd.DataFrame, title: str, section: str
+    judged: pd.DataFrame, marked: pd.DataFrame, beside: pd.DataFrame, title: str, section: str
 ) -> Iterator[Item]:
-    """Claims 1, 3 and 4, and the question beyond them."""
+    """Claims 1, 3 and 4, and the question beyond them.
+
+    Args:
+        judged: verdicts on the claims.
+        marked: rows of transfers with the shortcut everywhere.
+        beside: our differences of UT and FT beside the paper's, see `tables.paper_table`.
+        title: of the data set.
+        section: link to its section.
+    """
     lines = [
         ("1:", "Claim 1", "FT and UT perform alike on clean tasks", "03_cifar_baselines"),
         ("3:", "Claim 3", "UT beats FT with the shortcut on every image", "05_ut_vs_ft"),
@@ -272,6 +295,7 @@ def _judged_items(
             else:
                 (differences,) = (name for name in part if name.endswith(", points"))
                 said += f"; UT - FT in points: {listed(part[differences])}"
+                said += _paper_differences(beside, "3" if item == "Claim 3" else "1 and 2")
             yield Item(item, shows, where, title, seeds, said)
     stuck = claims.stuck_table(marked) if len(marked) else marked
     if len(stuck):
@@ -279,6 +303,16 @@ def _judged_items(
         counts = f"{_counts(stuck[claims.CLAIM_4])}; {_ft_stuck(stuck)}"
         shows = "FT gets stuck more often than UT"
         yield Item("Claim 4", shows, where, title, _numbers(stuck["seeds"]), counts)
+
+
+def _paper_differences(beside: pd.DataFrame, table: str) -> str:
+    """The paper's differences of UT and FT in one of its tables, and how many are compatible."""
+    own = beside[beside.index.str.startswith(table)] if len(beside) else beside
+    if own.empty or (own["compatible with ours"] == "").any():
+        return ""
+    compatible = (own["compatible with ours"] == "yes").sum()
+    theirs = listed(own["paper: UT - FT, points"])
+    return f"; the paper's: {theirs} ({compatible} of {len(own)} compatible)"
 
 
 def _ft_stuck(stuck: pd.DataFrame) -> str:
@@ -320,7 +354,7 @@ def map_items() -> Iterator[Item]:
             "Claim 4",
             "where FT gets stuck, over learning rates and kinds of normalisation",
             _link("a map", map_title(name, rows)),
-            DATASETS[rows.dataset.iloc[0]].title,
+            f"{DATASETS[rows.dataset.iloc[0]].title}, {transfer_epochs(rows)} epochs",
             _seeds(rows),
             f"{uncapitalised(troubled_text(map_fates(name, claims.map_rows(rows))))}; not tested",
         )

@@ -9,10 +9,14 @@ import numpy as np
 import pandas as pd
 
 from rtl_utils import tables
+from rtl_utils.provenance import recorded
 from rtl_utils.runs import BACKBONE
 from rtl_utils.tables import BEFORE, listed
 
 TRANSFERS = (BEFORE, "scratch", "ft", "fixed", "ut", "ut-mixture", "mixup")
+CALLS = (
+    "Seeds and device are those of the rows; a sweep may have been trained in several such calls."
+)
 # The data sets of images, as the pages list them.
 ON_IMAGES = ("cifar100", "digits")
 
@@ -65,12 +69,26 @@ def training(rows: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
+def other_device_text(rows: pd.DataFrame) -> str:
+    """That a seed is another training than the same seed of tables 1 to 3, where devices differ."""
+    course = tables.course(rows.dataset.iloc[0])
+    if course.empty:
+        return ""
+    names = {"cpu": "the CPU", "cuda": "a GPU"}
+    here, there = (listed(names[d] for d in recorded(part, "device")) for part in (rows, course))
+    if here == there:
+        return ""
+    return f"""These rows were trained on {here}, those of tables 1 to 3 on {there}. Rounding
+        differs, and the difference grows while a network trains: there the same seed is another
+        training, and its numbers differ as those of another seed would."""
+
+
 def commands(names: Iterable[str]) -> str:
     """The commands that made the rows, as their manifests name them, and the one for this page."""
     manifests = {name: tables.stored_manifest(name) for name in names}
     made = [f"- `results/{name}/`: {_command(said)}" for name, said in manifests.items() if said]
     page = "- this page and its pictures: `.venv/bin/python docs/make.py`"
-    return "\n".join(["## How these were made", "", *made, page])
+    return "\n".join(["## How these were made", "", CALLS, "", *made, page])
 
 
 def _command(said: Mapping[str, Any]) -> str:

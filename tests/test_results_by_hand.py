@@ -5,6 +5,7 @@ import math
 import re
 import statistics
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,16 +63,25 @@ def stored(pair, heading):
 
 
 @cache
-def lines(pair, heading):
-    """Final values under a heading, trained as usual: the controls differ in what is asked here."""
+def rows_of(folder):
+    """Every line of the files of a sweep."""
     found = []
-    for path in stored(pair, heading):
+    for path in sorted((ROOT / "results" / folder).glob("seed-*.csv")):
         with path.open() as file:
             found += csv.DictReader(file)
-    usual = {"lr": 0.01, "epochs": pair.epochs}
+    return found
+
+
+@cache
+def lines(pair, heading, epochs=None):
+    """Final values under a heading, trained as usual: the controls differ in what is asked here.
+
+    With `epochs`, those that were trained for another number of epochs.
+    """
+    usual = {"lr": 0.01, "epochs": epochs or pair.epochs}
     return [
         line
-        for line in found
+        for line in rows_of(pair.folders[HEADINGS.index(heading)])
         if line["head"] == "shared" and all(float(line[k]) == v for k, v in usual.items())
     ]
 
@@ -168,19 +178,33 @@ class Claim(NamedTuple):
     direction: str
     a: str = "ut"
     n_train: str = ""
+    epochs: int | None = None
 
 
 MARGIN = 0.03  # of claim 1, as sweeps/table1.yaml says
 CHANCE, NEAR = 0.2, 0.05
+# Data set -> the numbers of images of its test: text, value and epochs.
+SIZES = {
+    "CIFAR-100": [("50 images per class", "50", None), ("all images", "", None)],
+    "Cluttered digits": [
+        ("20 images per class, 20 epochs", "20", None),
+        ("20 images per class, 114 epochs", "20", 114),
+        ("all images", "", None),
+    ],
+}
 # The families of Holm's method, as the notes in sweeps/*.yaml name them.
 FAMILIES = [
-    [Claim("1: UT and FT alike on clean tasks", FIRST, "val_accuracy", "alike")],
-    [Claim("3: UT beats FT", THIRD, "val_accuracy", "above")],
-    [
-        Claim(f"{name} flips less than FT, {size}", TESTED, "flip_rate", "below", method, n_train)
-        for method, name in (("ut", "UT"), ("ut-mixture", "UT (mixture)"))
-        for size, n_train in (("50 images per class", "50"), ("all images", ""))
-    ],
+    pytest.param(title, family, id=f"{title}, {family[0].text[:12]}")
+    for title, sizes in SIZES.items()
+    for family in (
+        [Claim("1: UT and FT alike on clean tasks", FIRST, "val_accuracy", "alike")],
+        [Claim("3: UT beats FT", THIRD, "val_accuracy", "above")],
+        [
+            Claim(f"{name} flips less than FT, {text}", TESTED, "flip_rate", "below", method, *size)
+            for method, name in (("ut", "UT"), ("ut-mixture", "UT (mixture)"))
+            for text, *size in sizes
+        ],
+    )
 ]
 
 
@@ -205,7 +229,7 @@ def adjusted(p):
 def of_claim(pair, claim):
     """Differences of a claim on a pair of tasks, seeds rising."""
     where = pair.where(claim.heading) | {"n_train": claim.n_train}
-    rows = lines(pair, claim.heading)
+    rows = lines(pair, claim.heading, claim.epochs)
     of_a, ft = (by_seed(rows, where, method, claim.metric) for method in (claim.a, "ft"))
     return [of_a[seed] - ft[seed] for seed in sorted(of_a.keys() & ft.keys())]
 
@@ -229,17 +253,18 @@ def said(p, opposite):
     return "not reproduced" if opposite < 0.05 else "undecided"
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[0].text[:12])
-def test_differences_p_values_and_verdicts_of_a_family(family):
-    """The paper's three pairs, adjusted over all lines of the family."""
-    asked = [(pair, claim) for claim in family for pair in PAIRS if pair.title == "CIFAR-100"]
+@pytest.mark.parametrize(("title", "family"), FAMILIES)
+def test_differences_p_values_and_verdicts_of_a_family(title, family):
+    """All pairs of a data set, adjusted over all lines of the family."""
+    asked = [(pair, claim) for claim in family for pair in PAIRS if pair.title == title]
     values = [of_claim(pair, claim) for pair, claim in asked]
     found = [
         p_values(of, claim.direction, MARGIN) for of, (_, claim) in zip(values, asked, strict=True)
     ]
-    each = zip(asked, values, *(adjusted(p) for p in zip(*found, strict=True)), strict=True)
-    part = sections("CIFAR-100")["Verdicts on the claims"]
-    for (pair, claim), of, p, opposite in each:
+    signed_ranks = adjusted([stats.wilcoxon(of).pvalue for of in values])
+    tests = (*(adjusted(p) for p in zip(*found, strict=True)), signed_ranks)
+    part = sections(title)["Verdicts on the claims"]
+    for (pair, claim), of, p, opposite, wilcoxon in zip(asked, values, *tests, strict=True):
         line = line_of(part, claim.text, f"{pair.source} → {pair.target}")
         assert numbers(line["difference, points"]) == pytest.approx(
             mean_and_ends([100 * value for value in of]), abs=0.06
@@ -247,6 +272,7 @@ def test_differences_p_values_and_verdicts_of_a_family(family):
         assert line["seeds"] == str(len(of))
         assert float(line["p, Holm"]) == pytest.approx(p, rel=0.06)  # the page has two digits
         assert float(line["p of the opposite, Holm"]) == pytest.approx(opposite, rel=0.06)
+        assert float(line["p, Wilcoxon, Holm"]) == pytest.approx(wilcoxon, rel=0.06)
         assert line["verdict"] == said(p, opposite)
 
 
@@ -276,6 +302,102 @@ def test_claim_2_on_the_three_targets():
         assert f"| {said(p, opposite)} |" in next(
             row for row in part.split("\n") if f"| {pair.source} | {pair.target} |" in row
         )
+
+
+def test_whether_the_papers_table_3_is_compatible_with_ours():
+    """Its mean of three trials lies in the prediction interval for three further runs of ours."""
+    paper = {"vehicles-1": 2.7, "herbivores": 12.9, "carnivores": 29.1}
+    part = sections("CIFAR-100")["Verdicts on the claims"].split("prediction interval")[1]
+    (claim,) = FAMILIES[1].values[1]
+    for pair in PAIRS:
+        if pair.title != "CIFAR-100":
+            continue
+        values = [100 * value for value in of_claim(pair, claim)]
+        n = len(values)
+        reach = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) * (1 / 3 + 1 / n) ** 0.5
+        inside = abs(paper[pair.source] - statistics.mean(values)) <= reach
+        row = next(
+            row
+            for row in part.split("\n")
+            if row.startswith("| 3 (") and f"| {pair.source} → {pair.target} |" in row
+        )
+        assert row.endswith(f"| {paper[pair.source]:+} | {'yes' if inside else 'no'} |")
+
+
+@pytest.mark.parametrize("title", SIZES)
+def test_the_readme_counts_the_settings_with_inherited_flips(title):
+    """Flips from the biased backbone minus those from the clean one, paired by seed."""
+    p = {"ft": [], "ut": []}
+    for method, found in p.items():
+        for pair in (pair for pair in PAIRS if pair.title == title):
+            for _, n_train, epochs in SIZES[title]:
+                where = pair.where(TESTED) | {"n_train": n_train}
+                rows = lines(pair, TESTED, epochs)
+                biased = by_seed(rows, where, method, "flip_rate")
+                clean = by_seed(rows, where | {"source_shortcut": ""}, method, "flip_rate")
+                shared = sorted(biased.keys() & clean.keys())
+                found.append(p_values([biased[seed] - clean[seed] for seed in shared], "above")[0])
+    shown = adjusted(p["ft"] + p["ut"]) < 0.05
+    ft, ut = shown[: len(p["ft"])], shown[len(p["ft"]) :]
+    said = f"fine-tuning in {sum(ft)} of {len(ft)} and uncoupled transfer in {sum(ut)} of {len(ut)}"
+    short = " ".join(
+        (ROOT / "README.md").read_text().split("**In short.**")[1].split("\n\n")[0].split()
+    )
+    assert said in short.split(f"{title}:")[1].split(". That")[0]
+
+
+def test_stuck_runs_with_their_intervals_and_mcnemars_test():
+    """Frozen statistics, the shortcut in the source and on every target image, all images."""
+    stuck = {}
+    for row in rows_of("digits-frozen"):
+        if row["metric"] == "train_accuracy" and row["method"] in ("ft-frozen", "ut-frozen"):
+            setting = row["source_shortcut"], row["target_shortcut"], row["n_train"], row["lr"]
+            of = stuck.setdefault(setting, {"ft-frozen": set(), "ut-frozen": set()})
+            of[row["method"]] |= {row["seed"]} if float(row["value"]) <= 0.25 else set()
+    alone = {
+        setting: stats.binomtest(len(ft - ut), len(ft ^ ut)).pvalue
+        for setting, (ft, ut) in ((setting, of.values()) for setting, of in stuck.items())
+        if ft ^ ut  # with updated statistics no run is stuck, so those lines are not tested
+    }
+    p = dict(zip(alone, adjusted(list(alone.values())), strict=True))
+    setting = ("ball on 4", "ball on all", "", "0.01")
+    page = (ROOT / "docs" / "results.md").read_text().split("## Frozen BatchNorm statistics")[1]
+    part = page.split("The paper's claim 4")[1].split("\n## ")[0]
+    named = {"images": "all", "learning rate": "0.01", "statistics": "frozen"}
+    named["condition"] = "shortcut in the source and on every target image"
+    for method, seeds in stuck[setting].items():
+        low = stats.beta.ppf(0.025, len(seeds), 21 - len(seeds))
+        high = stats.beta.ppf(0.975, len(seeds) + 1, 20 - len(seeds))
+        expected = [len(seeds), 20, 100 * low, 100 * high]
+        column = f"{method[:2].upper()} stuck"
+        assert cell(part, column, **named) == pytest.approx(expected, abs=0.6)
+    column = "stuck, FT against UT: p of McNemar's test, Holm"
+    assert cell(part, column, **named) == pytest.approx([p[setting]], rel=0.06)
+
+
+def test_claim_6_by_all_orders_of_the_tasks():
+    """Spearman's correlation of the fine-tuning distance with the accuracy of fine-tuning."""
+    tasks = ("herbivores", "carnivores", "vehicles-1", "vehicles-2", "flowers")
+    found = {"weight_length": {}, "val_accuracy": {}}
+    for row in rows_of("task-distances"):
+        if row["method"] == "ft" and row["metric"] in found:
+            place = tasks.index(row["source"]), tasks.index(row["target"])
+            found[row["metric"]].setdefault(place, []).append(float(row["value"]))
+    distance, accuracy = ({p: statistics.mean(v) for p, v in of.items()} for of in found.values())
+    places = sorted(distance)
+    assert len(places) == 20
+
+    def correlation(order):
+        moved = [accuracy[order[i], order[j]] for i, j in places]
+        return stats.spearmanr([distance[place] for place in places], moved).statistic
+
+    given = correlation(range(5))
+    as_low = [correlation(order) <= given + 1e-9 for order in permutations(range(5))]
+    page = (ROOT / "docs" / "distances.md").read_text()
+    part = page.split("## Do the distances agree")[1]
+    assert cell(part, "with accuracy", distance="fine-tuning")[0] == pytest.approx(given, abs=0.006)
+    p = sum(as_low) / len(as_low)
+    assert cell(part, "p of falling", distance="fine-tuning") == pytest.approx([p], rel=0.06)
 
 
 @pytest.mark.parametrize(

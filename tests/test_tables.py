@@ -317,10 +317,11 @@ def test_controls_are_told_apart_by_what_they_change(transfers):
     short = biased.assign(epochs=10)
     table = tables.control_table(pd.concat([usual, slow, short]))
     assert list(table.index.get_level_values("control")) == [
-        "clean source",
-        "a tenth of the learning rate",
-        "only the epochs of UT at τ = 1",
+        "FT, clean source",
+        "FT, a tenth of the learning rate",
+        "FT, only the epochs of UT at τ = 1",
     ]
+    assert not tables.control_rows(pd.concat([usual, slow, short])).duplicated().any()
 
 
 def test_controls_are_compared_with_fine_tuning_seed_by_seed(transfers):
@@ -334,11 +335,13 @@ def test_controls_are_compared_with_fine_tuning_seed_by_seed(transfers):
     assert table.index.tolist() == [
         (source, "flowers", control)
         for source in ("herbivores", "carnivores")
-        for control in ("clean source", "a tenth of the learning rate", "from scratch")
+        for control in ("FT, clean source", "FT, a tenth of the learning rate", "from scratch")
     ]
     assert table.seeds.tolist() == ["3", "3", "2"] * 2
     minus = table["minus FT, points"].tolist()
     assert [text.split(" ")[0] for text in minus] == ["0.0", "-10.0", "5.0"] * 2
+    of_ut = table["UT minus it, points"].tolist()
+    assert [text.split(" ")[0] for text in of_ut] == ["10.0", "20.0", "5.0"] * 2
     assert tables.control_table(usual[usual.source_shortcut.notna()]).empty
 
 
@@ -727,8 +730,10 @@ def test_a_map_says_where_runs_are_stuck_and_where_they_diverge(docs, checkout):
     said = "Of 3 cells, FT has stuck runs in 1 and diverged ones in 1, UT has stuck runs in 0 and"
     assert said in " ".join(section.split())
     cells = section.split("Of 3 cells")[1]
-    assert "| 0.1 | 40 |  | 1 of 2 | 0 of 1, 1 diverged |" in cells
-    assert "| 0.3 |  | 70 | 0 of 1, 1 diverged | 0 of 2 |" in cells
+    assert "| 0.1 | 40 |  | 40 |  | 1 of 2 | 0 of 1, 1 diverged |" in cells
+    assert "| 0.3 |  | 70 |  | 70 | 0 of 1, 1 diverged | 0 of 2 |" in cells
+    where = "FT is stuck with learning rate 0.1; at the usual learning rate of 0.01, FT has stuck"
+    assert f"{where} runs in 0 of 1:" in " ".join(cells.split())
     assert "| 0.01 |" not in cells
 
 
@@ -851,8 +856,8 @@ def test_the_answer_in_short_counts_what_the_rows_show(docs, checkout):
     (checkout / "digits").mkdir(parents=True)
     rows.to_csv(checkout / "digits" / "seed-0.csv", index=False)
     text = " ".join(docs("front").in_short().split())
-    assert "above zero for fine-tuning in 0 of 1 and uncoupled transfer in 1 of 1 settings" in text
-    assert text.endswith("is shown in 0 of 1 settings, that it flips more in 1.")
+    assert "for fine-tuning in 0 of 1 and uncoupled transfer in 1 of 1 settings" in text
+    assert "is shown in 0 of 1 settings, that it flips more in 1. Only" in text
     assert "CIFAR-100:" not in text
 
 

@@ -5,6 +5,7 @@ from rtl_utils.claims.ranks import coupled_text, rank_table
 from rtl_utils.claims.single import (
     CLAIM_4,
     CONDITIONS,
+    MOST_THERE,
     OWN_TASK,
     chance_table,
     frozen_cases,
@@ -12,13 +13,14 @@ from rtl_utils.claims.single import (
     map_rows,
     stuck_table,
 )
-from rtl_utils.claims.synthetic import lime_table, loss_tables, rise_tables
+from rtl_utils.claims.synthetic import OVER_SCRATCH, lime_table, loss_tables, rise_tables
 from rtl_utils.claims.verdicts import (
     ALIKE,
     ALLOWED,
     CHANCE,
     INFERIOR,
     NEAR_CHANCE,
+    NEARLY_ALL,
     Case,
     Judged,
     course_cases,
@@ -35,7 +37,10 @@ __all__ = [
     "CLAIM_4",
     "CONDITIONS",
     "INFERIOR",
+    "MOST_THERE",
+    "NEARLY_ALL",
     "NEAR_CHANCE",
+    "OVER_SCRATCH",
     "OWN_TASK",
     "Case",
     "Judged",

@@ -7,9 +7,16 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 
-from rtl_utils.claims.verdicts import CHANCE, NEAR_CHANCE, Question, p_text, with_verdicts
+from rtl_utils.claims.verdicts import (
+    CHANCE,
+    NEAR_CHANCE,
+    NEARLY_ALL,
+    Question,
+    p_text,
+    with_verdicts,
+)
 from rtl_utils.runs import BACKBONE
-from rtl_utils.statistics import decided, holm, untested
+from rtl_utils.statistics import FEWEST, decided, holm, mean_interval, untested
 from rtl_utils.tables import (
     BEFORE,
     PAIR,
@@ -25,6 +32,7 @@ from rtl_utils.tables import (
 
 CLAIM_4 = "claim 4: FT stuck more often"  # column of `frozen_table`
 OWN_TASK = "its own task"  # images of `chance_table` that are no target's
+MOST_THERE = f"over {100 * NEARLY_ALL:.0f} % in the shortcut's class"  # column of `chance_table`
 _AT_CHANCE = {
     "ball_accuracy": "accuracy, shortcut on all, %",
     "clean_accuracy": "accuracy without shortcut, %",
@@ -81,7 +89,8 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
         One row per task and pair: accuracy and share of predictions in the shortcut's class, with
         the shortcut and, to compare, without it; p of "the accuracy with it is at chance" (within
         NEAR_CHANCE of it, TOST) and of its opposite, adjusted by Holm's method over the targets and
-        over the backbones' own tasks, and the verdict. Empty if there are no such rows.
+        over the backbones' own tasks, and the verdict; and whether the 95 % interval of the share
+        in the shortcut's class lies above NEARLY_ALL. Empty if there are no such rows.
     """
     biased = rows[rows.source_shortcut.notna()]
     own = biased[biased.method == BACKBONE].assign(images=OWN_TASK)
@@ -102,8 +111,20 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
         line: dict[str, object] = {"seeds": part.seed.nunique()}
         for metric, heading in _AT_CHANCE.items():
             line[heading] = percent_text(values[metric]) if metric in values else ""
+        line[MOST_THERE] = _nearly_all(values["ball_share"].tolist())
         lines.append(line)
     return with_verdicts(pd.DataFrame(lines), questions, keys, ["backbone of", "images of"])
+
+
+def _nearly_all(shares: Sequence[float]) -> str:
+    """Whether the 95 % interval of a mean share lies above NEARLY_ALL; empty for few seeds."""
+    share = mean_interval(shares)
+    if share.n < FEWEST:
+        return ""
+    low, high = (share.mean,) * 2 if np.isnan(share.low) else (share.low, share.high)
+    if low > NEARLY_ALL:
+        return "yes"
+    return "no" if high < NEARLY_ALL else "undecided"
 
 
 def frozen_cases(rows: pd.DataFrame) -> pd.DataFrame:

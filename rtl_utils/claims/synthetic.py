@@ -8,10 +8,11 @@ import pandas as pd
 
 from rtl_utils.claims.verdicts import Question, with_verdicts
 from rtl_utils.runs import BACKBONE
-from rtl_utils.statistics import mean_interval
+from rtl_utils.statistics import Interval, mean_interval
 from rtl_utils.store import FINAL
 from rtl_utils.tables import RISE, label, paired
 
+OVER_SCRATCH = "ratio over that of scratch, 90 % interval"  # column of `rise_tables`
 _ORDER = (("ut", "ft"), ("ut", "scratch"), ("ft", "scratch"))  # of figure 1, the lower loss first
 
 
@@ -54,9 +55,10 @@ def rise_tables(models: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         models: name of each set of target models -> its rows, of `tables.with_rise`.
 
     Returns:
-        Name -> one row per transfer and measure: the paired difference to scratch, p-values after
-        Holm's adjustment over all the tables, as all ask the same, and the verdict on "less than
-        scratch".
+        Name -> one row per transfer and measure: the paired difference to scratch; for the
+        logarithm of the ratio also the difference as a factor, whose 90 % interval ends at
+        one-sided 95 % bounds: by so much at most a transfer rises more; p-values after Holm's
+        adjustment over all the tables, as all ask the same, and the verdict on "less than scratch".
     """
     lines: dict[tuple[str, ...], _Line] = {
         (label(method), column.heading): _Line(measure, method, "scratch", digits=2)
@@ -64,6 +66,14 @@ def rise_tables(models: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         for method in ("ft", "ut")
     }
     table = _compared(models, lines, ["method", "measure"])
+    logarithm = RISE["log_ratio"].heading
+    factors = [
+        _factor_text(_differences(models[name], lines[method, measure]))
+        if measure == logarithm
+        else ""
+        for name, method, measure in table.index
+    ]
+    table.insert(1, OVER_SCRATCH, factors)
     table = table.rename(columns={"difference": "minus scratch", "verdict": "claim 5"})
     return {name: pd.DataFrame(table.xs(name, level="models")) for name in models}
 
@@ -77,11 +87,24 @@ def _compared(
     keys = []
     for name, rows in models.items():
         for key, line in lines.items():
-            difference = np.subtract(*paired(rows, line.metric, line.a, line.b)).tolist()
+            difference = _differences(rows, line)
             questions.append(Question(difference, "below"))
             texts.append({"difference": mean_interval(difference).text(line.digits)})
             keys.append((name, *key))
     return with_verdicts(pd.DataFrame(texts), questions, keys, ["models", *by])
+
+
+def _differences(rows: pd.DataFrame, line: _Line) -> list[float]:
+    """What a line compares, one difference per seed."""
+    return list(np.subtract(*paired(rows, line.metric, line.a, line.b)).tolist())
+
+
+def _factor_text(logarithms: list[float]) -> str:
+    """The mean of log10 ratios as a factor, with its 90 % interval; empty where there is none."""
+    found = mean_interval(logarithms, 0.9)
+    if np.isnan(found.low):
+        return ""
+    return Interval(10**found.mean, 10**found.low, 10**found.high, found.n).text(2)
 
 
 def lime_table(rows: pd.DataFrame) -> pd.DataFrame:

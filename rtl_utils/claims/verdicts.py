@@ -30,12 +30,14 @@ from rtl_utils.tables import (
     without_shortcut,
 )
 
-# Margins of the verdicts, as fractions. They were written down before the results were looked at.
+# Margins of the verdicts, as fractions. They were written down before the results were looked at,
+# but for NEARLY_ALL.
 ALIKE = 0.03  # two methods whose accuracies differ by less are alike (claim 1)
 ALLOWED = 0.02  # additional flips with which a method still keeps the shortcut out
 INFERIOR = 0.02  # accuracy that it may lack of fine-tuning's
 NEAR_CHANCE = 0.05  # from chance, within which an accuracy is at chance (claim 2): 500 images alone
 # give 0.035 on either side, so a narrower margin could hardly be met
+NEARLY_ALL = 0.9  # share of images in the shortcut's class, which explains claim 2
 CHANCE = 0.2  # accuracy of guessing: every image task here has five classes
 # methods in claims and headings
 _SHORT = {"ut": "UT", "ut-mixture": "UT (mixture)", "ft": "FT", "scratch": "scratch"}

@@ -53,14 +53,16 @@ def marker(method: str) -> str:
     return BACKBONE_MARKER if method == BACKBONE else METHODS[method].marker
 
 
-def chance(ax: Axes, level: float) -> Axes:
+def chance(ax: Axes, level: float, axis: str = "y") -> Axes:
     """Draw a dashed grey line at the level of guessing.
 
     Args:
-        ax: with a share on its vertical axis.
+        ax: to draw on.
         level: such as 1 / 5 for five classes.
+        axis: that has the shares, "x" or "y".
     """
-    ax.axhline(level, color="grey", linestyle="--", linewidth=1, label="chance")
+    draw = ax.axvline if axis == "x" else ax.axhline
+    draw(level, color="grey", linestyle="--", linewidth=1, label="chance")
     return ax
 
 

@@ -82,30 +82,39 @@ def bars(rows: pd.DataFrame, metrics: Mapping[str, str], ax: Axes, ylabel: str, 
 
 
 def runs(
-    rows: pd.DataFrame, metric: str, methods: Sequence[str], ax: Axes, xlabel: str, title: str
+    rows: pd.DataFrame,
+    metric: str,
+    lines: Sequence[str],
+    ax: Axes,
+    xlabel: str,
+    title: str,
+    column: str = "method",
 ) -> Axes:
     """Every run as a dot, one line per method; the stroke is the mean over seeds.
 
     Args:
-        rows: tidy rows, one run per method and seed.
+        rows: tidy rows, one run per line and seed.
         metric: whose final value is drawn.
-        methods: from top to bottom; one without rows keeps its place, so that panels compare.
+        lines: methods from top to bottom; one without rows keeps its place, so that panels compare.
         ax: to draw on.
         xlabel: name and unit of the values.
         title: of the axes.
+        column: that tells the lines apart, where they are not methods.
     """
     warn_if_mixed(rows)
     final = rows[(rows.metric == metric) & (rows.epoch == FINAL)]
-    for place, method in enumerate(methods):
-        values = final[final.method == method].sort_values("seed").value.to_numpy()
-        if not len(values):
+    for place, line in enumerate(lines):
+        own = final[final[column] == line].sort_values("seed")
+        if own.empty:
             continue
+        values = own.value.to_numpy()
+        shade = colour(own.method.iloc[0])
         # seed by seed from top to bottom, so that equal values do not hide each other
         heights = place + np.linspace(-0.3, 0.3, len(values) + 2)[1:-1]
-        ax.plot(values, heights, ".", color=colour(method), markersize=7, alpha=0.75)
-        ax.vlines(values.mean(), place - 0.35, place + 0.35, color=colour(method), linewidth=2.4)
-    ax.set_yticks(range(len(methods)), [tables.label(method) for method in methods])
-    ax.set_ylim(len(methods) - 0.4, -0.6)
+        ax.plot(values, heights, ".", color=shade, markersize=7, alpha=0.75)
+        ax.vlines(values.mean(), place - 0.35, place + 0.35, color=shade, linewidth=2.4)
+    ax.set_yticks(range(len(lines)), [tables.label(line) for line in lines])
+    ax.set_ylim(len(lines) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel, title=title)
     return ax

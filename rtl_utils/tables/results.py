@@ -12,6 +12,7 @@ from rtl_utils.statistics import FEWEST, prediction_interval
 from rtl_utils.tables.choices import (
     PAIR,
     by_images,
+    in_order,
     shared_seeds,
     shortcut_everywhere,
     sizes,
@@ -30,7 +31,6 @@ from rtl_utils.tables.texts import (
 )
 
 PAPER_ACCURACY = Column("paper, %", 100)  # of tables 1 to 3
-_USUAL = "as usual"  # fine-tuning that is no control
 
 
 def backbone_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -90,43 +90,64 @@ def target_table(rows: pd.DataFrame) -> pd.DataFrame:
     return with_paper(table, {m: f"ball_{m}_accuracy" for m in ("ft", "ut")})
 
 
-def control_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A target with the shortcut on every image: fine-tuning under other conditions, and scratch.
+def control_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """UT and FT on a target with the shortcut on every image, and what may make them differ.
 
     Args:
         rows: tidy rows of one data set, with the controls.
 
     Returns:
-        One row per pair and condition: accuracy, and the difference from fine-tuning as usual,
-        paired by seed. A run that differs in two conditions is left out. Empty if there are no
-        controls.
+        Rows of accuracies, pair by pair, with the column `control`: the label of FT or of UT as
+        usual, of training from scratch or of mixup within the target, or the condition in which
+        fine-tuning was changed. A run that differs in two conditions is left out. Empty if
+        fine-tuning has one condition alone.
     """
     marked = rows[rows.target_shortcut.notna() & rows.n_train.isna()]
     marked = marked[marked.metric == "val_accuracy"]
-    ft = marked[marked.method == "ft"].assign(control=_USUAL)
+    ft = marked[marked.method == "ft"].assign(control=label("ft"))
     changes = {
-        "clean source": ft.source_shortcut.isna(),
-        "a tenth of the learning rate": ft.lr < ft.lr.max(),
-        "only the epochs of UT at τ = 1": ft.epochs < ft.epochs.max(),
+        "FT, clean source": ft.source_shortcut.isna(),
+        "FT, a tenth of the learning rate": ft.lr < ft.lr.max(),
+        "FT, only the epochs of UT at τ = 1": ft.epochs < ft.epochs.max(),
     }
     for name, changed in changes.items():
         ft.loc[changed, "control"] = name
     ft = ft[pd.DataFrame(changes).sum(axis=1) <= 1]
-    if (ft.control == _USUAL).all():
+    if (ft.control == label("ft")).all():
+        return ft[:0]
+    usual = marked[(marked.lr == ft.lr.max()) & (marked.epochs == ft.epochs.max())]
+    others = shortcut_everywhere(usual[usual.method.isin(["scratch", "mixup", "ut"])])
+    others = in_order(others).assign(control=lambda found: found.method.map(label))
+    pairs = pd.concat([ft, others]).groupby(list(PAIR), sort=False)
+    return pd.concat([part for _, part in pairs])
+
+
+def control_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """What may explain a difference of UT and FT on a target with the shortcut on every image.
+
+    Args:
+        rows: tidy rows of one data set, with the controls.
+
+    Returns:
+        One row per pair and control, see `control_rows`: accuracy, its difference from FT as usual,
+        and that of UT from it, paired by seed. Empty if there are no controls.
+    """
+    found = control_rows(rows)
+    if found.empty:
         return pd.DataFrame()
-    scratch = shortcut_everywhere(marked[marked.method == "scratch"])
-    scratch = scratch.assign(control=label("scratch"))
-    pairs = pd.concat([ft, scratch]).groupby(list(PAIR), sort=False)
-    every = pd.concat([part for _, part in pairs])  # pair by pair
     by = [*PAIR, "control"]
-    others = every[every.control != _USUAL]
+    ft, ut = label("ft"), label("ut")
+    others = found[~found.control.isin([ft, ut])]
     table = summary(others, {"val_accuracy": Column("accuracy, shortcut on all, %", 100)}, by)
-    minus = {
-        (*pair, control): points(part, "val_accuracy", control, _USUAL, "control")
-        for pair, part in pairs
-        for control in part.control.unique()
-    }
-    table["minus FT, points"] = [minus[key] for key in table.index]
+    of_pair = dict(iter(found.groupby(list(PAIR), sort=False)))
+
+    def difference(pair: Any, a: str, b: str) -> str:
+        return points(of_pair[pair], "val_accuracy", a, b, "control")
+
+    table["minus FT, points"] = [difference(tuple(pair), name, ft) for *pair, name in table.index]
+    table["UT minus it, points"] = [
+        difference(tuple(pair), ut, name) for *pair, name in table.index
+    ]
     return _with_seeds(table, others, by)
 
 
