@@ -159,8 +159,7 @@ def iterated(
         replica.path = replace(path, coupling=joined(blocks, cost.shape))
         replica.callback = callback
         history = yield replica
-        # the training may have run in another process: what it measured is in the replica's
-        # callback
+        # the training may have run in another process; the replica's callback is what came back
         lengths = pairs.by_block(replica.callback.mean.astype(float))
         iterations.append(_iteration(blocks, pairs, lengths))
         if not last:
@@ -197,9 +196,8 @@ def _pairs(blocks: Sequence[Block], least: float) -> Pairs:
 
 
 def _iteration(blocks: list[Block], pairs: Pairs, lengths: Sequence[np.ndarray]) -> Iteration:
-    measured = zip(
-        blocks, pairs.inside, lengths, strict=False
-    )  # only the first blocks are measured
+    # only the first blocks are measured
+    measured = zip(blocks, pairs.inside, lengths, strict=False)
     each = [np.average(length, weights=b.mass[inside]) for b, inside, length in measured]
     error = np.std(each, ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
     return Iteration(blocks, float(np.mean(each)), float(error))

@@ -290,8 +290,7 @@ def _solve(
     plan = ot.bregman.sinkhorn_log(
         source, target, cost, smoothing, numItermax=_ITERATIONS, stopThr=_SOLVED, warn=False
     )
-    # a smooth plan has mass everywhere; where a pair's underflows, keep the least that has a
-    # logarithm
+    # a smooth plan has mass everywhere; where it underflows, keep the least that has a logarithm
     return np.asarray(np.maximum(_rounded(plan, source, target), _LEAST / plan.size) * whole)
 
 

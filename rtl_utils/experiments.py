@@ -118,7 +118,7 @@ def network(run: Run, store: Store) -> Net:
     net = _fresh(run)
     if not store.load_weights(run.key, net):
         raise ValueError(
-            f"the store has no weights of {run}; call experiments.run on it, which trains it"
+            f"the store has no weights of {run.in_words}; call experiments.run, which trains it"
         )
     return net
 
@@ -139,7 +139,7 @@ def measure(run: Run, net: Net) -> dict[str, float]:
         output = predict(net, x).cpu()
         values[f"{split}_loss"] = float(example_loss(output, soft_labels(target, y)).mean())
         if not target.is_regression:
-            values[f"{split}_accuracy"] = float((output.argmax(1) == y).float().mean())
+            values[f"{split}_accuracy"] = probing.accuracy(output, y)
     for name, view in target_views(run).items():
         output = predict(net, view.x_val).cpu()
         values[f"{name}_loss"] = float(example_loss(output, soft_labels(view, view.y_val)).mean())
@@ -157,8 +157,7 @@ def measure(run: Run, net: Net) -> dict[str, float]:
 
 def everywhere(task: Task, shortcut: Shortcut, seed: int) -> Task:
     """The task with the shortcut on every validation image."""
-    on_all = Shortcut(shortcut.patch, None, 1.0, shortcut.size, shortcut.place)
-    return plant(task, on_all, seed, splits=("val",))
+    return plant(task, shortcut.everywhere, seed, splits=("val",))
 
 
 def say_what_is_old(store: Store) -> None:
@@ -169,8 +168,8 @@ def say_what_is_old(store: Store) -> None:
     store.migrated = True
     if found or old:
         warnings.warn(
-            f"{store.folder} holds runs of an earlier version: {found} are found again, {old} were "
-            "made by code whose numbers are not today's, or are doubles, and are left alone",
+            f"{store.folder} holds runs of an earlier version: {found} were given today's keys; "
+            f"{old} were left alone, as their numbers are not today's or another run has their key",
             stacklevel=3,
         )
 
@@ -244,8 +243,7 @@ def _wait(runs: Sequence[Run], store: Store, label: str) -> None:
                 first = waiting[0]
                 bar.message(
                     f"{len(waiting)} {label} are trained by another process "
-                    f"({holders[first.key]}), the first: {first.method} on "
-                    f"{first.target or first.source}, seed {first.seed}; waiting for it"
+                    f"({holders[first.key]}), the first: {first.in_words}; waiting for it"
                 )
             time.sleep(_POLL)
 
@@ -266,7 +264,7 @@ def _diverged(runs: Sequence[Run], store: Store) -> list[str]:
     """What the store says of the runs among these that diverged."""
     status = store.status(r.key for r in runs)
     return [
-        f"{r.method} on {r.target or r.source}, seed {r.seed}: {status[r.key][1]}"
+        f"{r.in_words}: {status[r.key][1]}"
         for r in runs
         if r.key in status and status[r.key][0] == "diverged"
     ]
@@ -307,9 +305,8 @@ def _check_data(run: Run, read: Mapping[str, Any]) -> None:
     """Raises ValueError if what the run reads is no longer what it read before its training."""
     if reads(run) != read:
         raise ValueError(
-            f"the data of {run.dataset} were replaced while {run.method} on "
-            f"{run.target or run.source}, seed {run.seed}, was trained, so nothing of it is kept; "
-            "run the same command again"
+            f"the data of {run.dataset} were replaced while {run.in_words}, was trained, so "
+            "nothing of it is kept; run the same command again"
         )
 
 

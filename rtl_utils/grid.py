@@ -354,12 +354,15 @@ def _chosen(plan: _Plan) -> Iterator[_Choice]:
 
 def _matches(wanted: Mapping[str, Sequence[_Value]], choice: _Choice) -> bool:
     """Whether a combination has, under every name, one of the wanted values."""
-    return all(
-        any(value.given == choice.case for value in values)
-        if name == "case"
-        else name in choice.values and any(_same(v, choice.values[name]) for v in values)
-        for name, values in wanted.items()
-    )
+    for name, values in wanted.items():
+        if name == "case":
+            fits = any(value.given == choice.case for value in values)
+        else:
+            has = choice.values.get(name)
+            fits = has is not None and any(_same(value, has) for value in values)
+        if not fits:
+            return False
+    return True
 
 
 def _same(a: _Value, b: _Value) -> bool:

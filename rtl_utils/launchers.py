@@ -19,6 +19,7 @@ import os
 import runpy
 import shutil
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,7 +161,9 @@ def _gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES writes them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name]
+        names = [name for name in visible.split(",") if name]
+        # CUDA ignores a negative number and all that follow it
+        return list(takewhile(lambda name: not name.startswith("-"), names))
     import torch
 
     return [str(k) for k in range(torch.cuda.device_count())]

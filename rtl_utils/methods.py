@@ -4,7 +4,7 @@ A new method is a new record in METHODS, and nothing else.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -458,27 +458,33 @@ def train(
     with devices.reference(device):
         waiting = _first_trainings(plans, device, done)
     while waiting:
-        keys = list(waiting)
-        following: dict[int, Replica] = {}
-
-        def trained(
-            row: int,
-            history: History,
-            keys: list[int] = keys,
-            following: dict[int, Replica] = following,
-        ) -> None:
-            k = keys[row]
-            try:
-                if history.diverged is None:
-                    following[k] = plans[k].stages.send(history)
-                    return
-            except StopIteration as end:
-                history = end.value
-            done(k, history)
-
-        fit([waiting[k] for k in keys], device=device, on_done=trained, label=label)
-        waiting = dict(sorted(following.items()))
+        waiting = _following_trainings(plans, waiting, device, done, label)
     return [histories[k] for k in range(len(plans))]
+
+
+def _following_trainings(
+    plans: Sequence[Plan],
+    waiting: Mapping[int, Replica],
+    device: str,
+    done: Callable[[int, History], None],
+    label: str,
+) -> dict[int, Replica]:
+    """Train what waits: index of each plan that then leaves more to SGD -> its next training."""
+    keys = list(waiting)
+    following: dict[int, Replica] = {}
+
+    def trained(row: int, history: History) -> None:
+        k = keys[row]
+        try:
+            if history.diverged is None:
+                following[k] = plans[k].stages.send(history)
+                return
+        except StopIteration as end:
+            history = end.value
+        done(k, history)
+
+    fit(list(waiting.values()), device=device, on_done=trained, label=label)
+    return dict(sorted(following.items()))
 
 
 def _first_trainings(

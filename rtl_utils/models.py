@@ -288,10 +288,13 @@ def estimate_statistics(net: Net, x: Tensor, size: int = 250) -> None:
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     usual = [norm.momentum for norm in norms]
+    parts = list(x.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:  # one example alone has no variance
+        parts[-2:] = [torch.cat(parts[-2:])]
     for norm in norms:
         norm.reset_running_stats()
     net.train()
-    for k, part in enumerate(x.split(size) if norms else ()):
+    for k, part in enumerate(parts if norms else ()):
         for norm in norms:
             # the mean of k + 1 mini-batches; a momentum of None is the same, but waits for a GPU
             norm.momentum = 1 / (k + 1)

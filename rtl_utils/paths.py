@@ -127,7 +127,8 @@ class Path:
                 raise ValueError(f"{name} must be above 0; got {getattr(self, name)!r}")
         if self.source is not None:
             _check_ends(self.source, self.target, within=self.blend == "symmetric")
-        sizes = len(self.source.y_train) if self.source else 0, len(self.target.y_train)
+        n_source = len(self.source.y_train) if self.source else 0
+        sizes = (n_source, len(self.target.y_train))
         if self.coupling is not None and self.coupling.matrix.shape != sizes:
             raise ValueError(
                 "a coupling must have one row per source and one column per target example, "

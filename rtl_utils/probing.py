@@ -43,6 +43,11 @@ def flip_rate(clean: Tensor, planted: Tensor) -> float:
     return float((clean.argmax(1) != planted.argmax(1)).float().mean())
 
 
+def accuracy(logits: Tensor, y: Tensor) -> float:
+    """Share of right predictions, in [0, 1]; logits: (n, k), labels: (n,)."""
+    return float((logits.argmax(1) == y).float().mean())
+
+
 def class_share(logits: Tensor, label: int) -> float:
     """Share of predictions that are the class `label`, in [0, 1]; logits: (n, k)."""
     return float((logits.argmax(1) == label).float().mean())
@@ -72,8 +77,8 @@ def shortcut_test(net: Net, clean: Task, planted: Task, label: int) -> dict[str,
     without, with_shortcut = (predict(net, task.x_val).cpu() for task in (clean, planted))
     y = clean.y_val.cpu()
     return {
-        "clean_accuracy": float((without.argmax(1) == y).float().mean()),
-        "ball_accuracy": float((with_shortcut.argmax(1) == y).float().mean()),
+        "clean_accuracy": accuracy(without, y),
+        "ball_accuracy": accuracy(with_shortcut, y),
         "clean_share": class_share(without, label),
         "ball_share": class_share(with_shortcut, label),
         "flip_rate": flip_rate(without, with_shortcut),
@@ -107,11 +112,9 @@ def lime_weights(
     ridge regression of f(x') on z with weights w and penalty 1
 
     The same as lime 0.2's tabular explainer with `mode="regression"`,
-    `discretize_continuous=False`,
-    `sample_around_instance=True`, `feature_selection="none"` and `random_state=lime_stream(...)`;
-    here all points are predicted and solved as one batch. Scale: the training data's standard
-    deviations;
-    width: 0.75 sqrt(d).
+    `discretize_continuous=False`, `sample_around_instance=True`, `feature_selection="none"` and
+    `random_state=lime_stream(...)`; here all points are predicted and solved as one batch. Scale:
+    the training data's standard deviations; width: 0.75 sqrt(d).
 
     Args:
         net: a regression.

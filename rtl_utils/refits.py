@@ -11,7 +11,7 @@ shows both ends of a pair at once; and the schedule is one step from tau = 0 to 
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +70,12 @@ def refit(
     net.eval()
     with one_thread():  # the bits depend on the number of threads
         inputs = [network_inputs(net, task.x_train) for _, task in mixed]
-        for layer, following in pairwise([*_layers(net), None]):
+        layers = list(_layers(net))
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 mean, covariance = _moments(layer, inputs, shares)
                 _imitate(layer, following, mean, covariance, smoothing)
-            inputs = [layer(x) for x in inputs] if layer is not None else []
+            inputs = [layer(x) for x in inputs]
         if not net.frozen_statistics:
             estimate_statistics(net, target.x_train)
 

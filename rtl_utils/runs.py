@@ -152,6 +152,11 @@ class Run:
             tested=self.tested,
         )
 
+    @property
+    def in_words(self) -> str:
+        """As messages name it, such as "ft on flowers, seed 0"."""
+        return f"{self.method} on {self.target or self.source}, seed {self.seed}"
+
     def columns(self) -> dict[str, Any]:
         """The run as one flat row of a table."""
         flat = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -325,6 +330,8 @@ def _reads_of(run: Run) -> dict[str, Any]:
     pulled = run.sgd.l2_sp or (run.method != BACKBONE and METHODS[run.method].l2_sp)
     if pulled:
         versions["pull"] = training.PULL_VERSION
+    if run.sgd.l1 and run.method != BACKBONE and METHODS[run.method].trainable == "head":
+        versions["lasso"] = training.LASSO_VERSION
     if run.method == BACKBONE:
         what |= {"method": BACKBONE, "task": run.source, "shortcut": _shortcut(run.source_shortcut)}
         versions["schedule"] = SCHEDULES["constant"].version
@@ -334,8 +341,7 @@ def _reads_of(run: Run) -> dict[str, Any]:
         versions["lime"] = probing.LIME_VERSION
     if run.test is not None:
         shortcut, label = run.test
-        everywhere = replace(shortcut, classes=None, probability=1.0)
-        what["measured"] = [_shortcut(everywhere), label]
+        what["measured"] = [_shortcut(shortcut.everywhere), label]
     raised = {name: version for name, version in versions.items() if version > 1}
     what["versions"] = raised or None
     return {name: value for name, value in what.items() if value is not None}

@@ -16,7 +16,7 @@ from small_batch import MADE, assert_complete, executed, rows_of, rtl, start
 from small_notebooks import printed, wait_for
 
 from rtl_utils import batch, cli, grid, launchers
-from rtl_utils.cli._batch import _summary
+from rtl_utils.cli._batch import _estimate, _summary
 from rtl_utils.store import Store
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -112,6 +112,10 @@ def test_a_dry_run_says_what_would_be_done(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (
+            ["--launcher-option", "queue", "a", "--launcher-option", "queue", "b"],
+            "--launcher-option 'queue' is given twice",
+        ),
         (["--launcher", "torque"], "--launcher must be one of local, slurm"),
         (["--cores-per-run", "999"], "--cores-per-run must be at most"),
         (["--device", "tpu"], "device must be"),
@@ -279,6 +283,22 @@ def test_a_plan_asks_for_nothing_that_is_done(finished_batch):
     plan = batch.plan(grid.read(sweep), out, Store(out))
     assert len(plan.done) == 4 and not plan.waiting and not plan.failed
     assert plan.seconds > 0
+
+
+def test_the_time_on_a_cluster_elsewhere_does_not_depend_on_this_machine(finished_batch):
+    sweep, out, _ = finished_batch
+    plan = batch.plan(grid.read(sweep), out, Store(out))
+    large = launchers.Request(cores=999, gpus=9)
+    options = batch.Options(request=large, scheduler="tcp://127.0.0.1:9")
+    assert "of one worker's time" in _estimate(replace(plan, waiting=plan.done), options)
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"), [("-1", []), ("0,-1,2", ["0"]), ("", []), ("GPU-a,1", ["GPU-a", "1"])]
+)
+def test_gpus_are_those_that_cuda_sees(visible, gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert launchers._gpus() == gpus
 
 
 def test_every_failure_is_counted_also_those_that_are_not_named(finished_batch, capsys):

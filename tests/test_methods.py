@@ -170,6 +170,13 @@ def test_fixed_feature_with_updated_statistics_keeps_the_bodys_weights(backbone,
     assert not torch.equal(net.body[0][1].running_mean, backbone.body[0][1].running_mean)
 
 
+def test_a_lasso_on_a_frozen_first_layer_leaves_the_head_alone(backbone, ends):
+    sgd = SETUP.sgd
+    net, _ = transferred("fixed-updated", backbone, ends, sgd=replace(sgd, l1=1.0))
+    without, _ = transferred("fixed-updated", backbone, ends, sgd=replace(sgd, l1=0.0))
+    assert torch.equal(net.head.weight, without.head.weight)
+
+
 @pytest.mark.parametrize("method", ["ft-frozen", "ut-frozen"])
 def test_frozen_statistics_let_every_weight_move_and_no_statistic(backbone, ends, method):
     net, _ = transferred(method, backbone, ends)

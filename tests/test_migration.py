@@ -156,7 +156,7 @@ def test_earlier_runs_are_found_again_and_not_trained(old):
     old.add(OLD, ft)
     times = {path.stat().st_mtime_ns for path in (old.folder / "weights").iterdir()}
     store = old.open()
-    with pytest.warns(UserWarning, match="2 are found again, 0 were made by code"):
+    with pytest.warns(UserWarning, match="2 were given today.s keys; 0 were left alone"):
         rows = run([FT], store)
     assert sorted(zip(rows.metric, rows.epoch, rows.value, strict=True)) == RENAMED
     weights = {path.name: path.stat().st_mtime_ns for path in (old.folder / "weights").iterdir()}
@@ -280,7 +280,7 @@ def test_unknown_runs_are_counted_in_the_warning_and_what_is_wanted_is_trained(o
     key = old.add(OLD | {"method": "scratch"}, code="0" * 64)
     store = old.open()
     scratch = replace(FT, method="scratch")
-    with pytest.warns(UserWarning, match="0 are found again, 1 were made by code"):
+    with pytest.warns(UserWarning, match="0 were given today.s keys; 1 were left alone"):
         rows = run([scratch], store)
     assert set(rows.run) == {scratch.key}
     assert len(rows) > len(ROWS)

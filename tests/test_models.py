@@ -183,6 +183,16 @@ def test_mini_batches_of_estimated_statistics_weigh_the_same(pictures):
         torch.testing.assert_close(net.body[0][1].running_mean, first, rtol=1e-4, atol=1e-4)
 
 
+def test_a_last_example_is_not_left_alone_with_batchnorm(table):
+    """One example has no variance; 251 of them left one after the first 250."""
+    net, task = build(table(), "batchnorm", 0), table(n=251)
+    other = copy.deepcopy(net)
+    estimate_statistics(net, task.x_train)
+    estimate_statistics(other, task.x_train, size=251)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name])
+
+
 def filters(net):
     """Weights of the layers that a BatchNorm follows."""
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]

@@ -13,6 +13,7 @@ import torch
 
 from rtl_utils import experiments, methods, progress
 from rtl_utils.data import Shortcut, at_most
+from rtl_utils.data.shortcuts import usual
 from rtl_utils.models import predict
 from rtl_utils.paths import Path
 from rtl_utils.refits import refit
@@ -232,6 +233,12 @@ def test_the_ball_lies_where_the_sliders_say_and_can_be_taken_away(stored):
     assert first(scene, scenes.Heat).cursor is None
     expected = predict(stored.at(20)["ut"], target.x_val[:1]).softmax(1)[0]
     np.testing.assert_allclose(bars(scene)["uncoupled transfer"], expected, atol=1e-5)
+
+
+def test_a_patch_as_large_as_the_image_has_one_place(recorded):
+    tinted = replace(recorded.run, source_shortcut=usual("tint", recorded.shortcut[0].classes))
+    panel = BallPanel(replace(recorded, run=tinted))
+    assert first(panel.scene(), scenes.Heat).values.shape == (1, 1)
 
 
 def test_panels_take_networks_of_a_notebook(recorded):

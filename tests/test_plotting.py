@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rtl_utils import plotting
+from rtl_utils import claims, plotting
 from rtl_utils.distances import Matrix
 from rtl_utils.methods import METHODS
 from rtl_utils.statistics import Interval, mean_interval
@@ -157,10 +157,10 @@ def test_forest_lists_from_top_to_bottom(ax):
 
 def test_the_shaded_corner_is_where_the_shortcut_is_kept_out(ax, rows):
     part = rows[rows.n_train.isna()]
-    assert plotting.trade_off(part, ax, "title", allowed=0.02, inferior=0.03) is ax
+    assert plotting.trade_off(part, ax, "title") is ax
     corner = ax.collections[0].get_paths()[0].vertices
-    assert corner[:, 0].min() == pytest.approx(0.41 - 0.03)  # accuracy of fine-tuning
-    assert corner[:, 1].max() == pytest.approx(0.31 + 0.02)  # flips of scratch
+    assert corner[:, 0].min() == pytest.approx(0.41 - claims.INFERIOR)  # accuracy of fine-tuning
+    assert corner[:, 1].max() == pytest.approx(0.31 + claims.ALLOWED)  # flips of scratch
     assert legend(ax) == ["from scratch", "fine-tuning", "uncoupled transfer"]
 
 

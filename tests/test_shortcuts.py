@@ -270,9 +270,11 @@ def test_new_patch_of_one_record_is_planted(pictures, toy_patch):
     [
         (Shortcut(), "ball on all"),
         (Shortcut(classes=("kangaroo",)), "ball on kangaroo"),
-        (Shortcut("stripe", ("a", "b")), "stripe on a, b"),
+        (usual("stripe", ("a", "b")), "stripe on a, b"),
         (Shortcut(classes=("4",), probability=0.1), "ball on 4 (10%)"),
-        (Shortcut("mark", probability=0.5, size=0.25, place=(0, 0)), "mark on all (50%)"),
+        (Shortcut(size=0.25, place=(0, 0.5)), "ball on all (size 0.25, place 0 0.5)"),
+        (replace(usual("tint"), place=None), "tint on all (place drawn)"),
+        *[(usual(patch), f"{patch} on all") for patch in PATCHES],
     ],
 )
 def test_shortcut_reads_as_tables_write_it(shortcut, text):

@@ -10,11 +10,11 @@ import weakref
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_notebooks import workers
 from torch import nn
 
 from rtl_utils.data import Task, as_float, hold_out
@@ -689,15 +689,6 @@ def test_cnns_in_processes_equal_each_alone(cnn):
         assert not b.net.training
 
 
-def workers():
-    """The processes that train for this one."""
-    return [
-        p
-        for p in psutil.Process().children(recursive=True)
-        if "popen_loky" in " ".join(p.cmdline())
-    ]
-
-
 @pytest.mark.slow
 def test_killed_worker_is_survived(cnn):
     sgd = Sgd(lr=0.05, epochs=30, batch_size=4)
@@ -708,7 +699,7 @@ def test_killed_worker_is_survived(cnn):
         done.append(row)
         if not killed:
             time.sleep(0.2)  # the other trainings are in flight: none sends its result just now
-            killed.extend(p.pid for p in workers())
+            killed.extend(p.pid for p in workers(os.getpid()))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 

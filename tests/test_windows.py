@@ -1,6 +1,7 @@
 """Adversarial windows: where they lie, that they grow, and that a stack is like each alone."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -209,6 +210,14 @@ def test_a_weight_of_changed_answers_needs_windows_and_is_no_reward(replica, win
     one = replica(windows=windows)
     with pytest.raises(ValueError, match="steady must be 0 or more, and 0 where there are no"):
         Replica(one.net, one.path, CONSTANT, 0, SGD, windows=windows, steady=steady)
+
+
+def test_images_that_are_not_square_have_no_windows(pictures):
+    task = pictures()
+    x_train, x_val = task.x_train[..., :8], task.x_val[..., :8]
+    wide = replace(task, x_train=x_train, x_val=x_val)
+    with pytest.raises(ValueError, match=r"square images; .* sides of 8 and 16 pixels"):
+        Replica(build(wide, (4, 4, 4, 4), 0), Path(wide), CONSTANT, 0, SGD, windows=(0.25,))
 
 
 def test_features_have_no_windows(table):

@@ -31,16 +31,11 @@ def judged(rows: pd.DataFrame) -> list[str]:
     return [method for method in METHODS if method in found]
 
 
-def keeps_out(
-    rows: pd.DataFrame,
-    methods: Sequence[str],
-    allowed: float = ALLOWED,
-    inferior: float = INFERIOR,
-) -> pd.DataFrame:
+def keeps_out(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Which methods keep the shortcut out, by two tests of non-inferiority.
 
-    A method keeps it out if it flips less than `allowed` more than training from scratch, and loses
-    less than `inferior` of fine-tuning's clean accuracy. Each is tested by a one-sided t test of
+    A method keeps it out if it flips less than ALLOWED more than training from scratch, and loses
+    less than INFERIOR of fine-tuning's clean accuracy. Each is tested by a one-sided t test of
     differences paired by seed. The p of "yes" is the larger of the two (an intersection of two
     alternatives); the p of "no" is twice the smaller one of the reversed tests (a union). Both are
     adjusted by Holm's method over the methods. What is compared with itself passes by definition.
@@ -48,8 +43,6 @@ def keeps_out(
     Args:
         rows: tidy rows of one number of target images, "scratch" and "ft" among their methods.
         methods: that are judged.
-        allowed: additional flips, as a fraction.
-        inferior: lacking accuracy, as a fraction.
 
     Returns:
         One row per method: its seeds; both differences with 90 % intervals (their ends are
@@ -59,14 +52,14 @@ def keeps_out(
     Source: Berger (1982) for the intersection of tests.
     """
     lines = {}
-    tests = _non_inferiorities(rows, methods, allowed, inferior)
+    tests = _non_inferiorities(rows, methods)
     few = [untested(test.n) for test in tests]
     yes = holm([np.nan if none else test.yes for test, none in zip(tests, few, strict=True)])
     no = holm([np.nan if none else test.no for test, none in zip(tests, few, strict=True)])
     for method, test, none, p_yes, p_no in zip(methods, tests, few, yes, no, strict=True):
         # a mean of fractions is on the margin or not, whatever its last digit
         flips, clean = round(test.flips.mean, 9), round(test.clean.mean, 9)
-        by_means = flips < allowed and clean > -inferior
+        by_means = flips < ALLOWED and clean > -INFERIOR
         says = {"reproduced": "yes", "not reproduced": "no"}
         answer = none or decided(p_yes, p_no)
         lines[method] = {
@@ -81,12 +74,7 @@ def keeps_out(
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")
 
 
-def power_text(
-    rows: pd.DataFrame,
-    methods: Sequence[str],
-    allowed: float = ALLOWED,
-    inferior: float = INFERIOR,
-) -> str:
+def power_text(rows: pd.DataFrame, methods: Sequence[str]) -> str:
     """What the tests of `keeps_out` can find with these seeds, in two sentences.
 
     The level is that of the first step of Holm's method, and both tests count as independent.
@@ -94,10 +82,8 @@ def power_text(
     Args:
         rows: see `keeps_out`.
         methods: see `keeps_out`.
-        allowed: see `keeps_out`.
-        inferior: see `keeps_out`.
     """
-    tests = dict(zip(methods, _non_inferiorities(rows, methods, allowed, inferior), strict=True))
+    tests = dict(zip(methods, _non_inferiorities(rows, methods), strict=True))
     seeds = int(np.median([test.n for test in tests.values()]))
     others = {m: t for m, t in tests.items() if t.flips_sd > 0 and t.clean_sd > 0}
     if seeds < FEWEST:
@@ -112,7 +98,7 @@ def power_text(
     level = SIGNIFICANT / len(methods)
     said = []
     for name, (flips, clean) in spreads.items():
-        effects = [allowed / flips, inferior / clean]
+        effects = [ALLOWED / flips, INFERIOR / clean]
         enough = seeds_needed(effects, level)
         needed = "more than 100,000" if enough is None else f"{enough:,}"
         said.append(
@@ -159,27 +145,23 @@ class _NonInferiority(NamedTuple):
     n: int
 
 
-def _non_inferiorities(
-    rows: pd.DataFrame, methods: Sequence[str], allowed: float, inferior: float
-) -> list[_NonInferiority]:
+def _non_inferiorities(rows: pd.DataFrame, methods: Sequence[str]) -> list[_NonInferiority]:
     """Both tests of each method."""
     compared = rows[rows.metric.isin(["flip_rate", "clean_accuracy"])]  # few of many metrics
-    return [_non_inferiority(compared, method, allowed, inferior) for method in methods]
+    return [_non_inferiority(compared, method) for method in methods]
 
 
-def _non_inferiority(
-    rows: pd.DataFrame, method: str, allowed: float, inferior: float
-) -> _NonInferiority:
+def _non_inferiority(rows: pd.DataFrame, method: str) -> _NonInferiority:
     flips = np.subtract(*_with_baseline(rows, "flip_rate", method, "scratch"))
     clean = np.subtract(*_with_baseline(rows, "clean_accuracy", method, "ft"))
     p_yes = []
     p_no = []
     if method != "scratch":
-        p_yes.append(p_below(flips.tolist(), allowed))
-        p_no.append(p_above(flips.tolist(), allowed))
+        p_yes.append(p_below(flips.tolist(), ALLOWED))
+        p_no.append(p_above(flips.tolist(), ALLOWED))
     if method != "ft":
-        p_yes.append(p_above(clean.tolist(), -inferior))
-        p_no.append(p_below(clean.tolist(), -inferior))
+        p_yes.append(p_above(clean.tolist(), -INFERIOR))
+        p_no.append(p_below(clean.tolist(), -INFERIOR))
     several = len(flips) > 1
     return _NonInferiority(
         mean_interval(flips.tolist(), 0.9),

@@ -226,7 +226,7 @@ def _options(options: argparse.Namespace) -> "Options":
     from rtl_utils import launchers
     from rtl_utils.batch import Options
 
-    given = named_values(options.launcher_option)
+    given = named_values(options.launcher_option, "--launcher-option")
     if options.scheduler is not None:
         for name, value in (("workers", options.workers), ("launcher-option", given)):
             if value:
@@ -257,8 +257,12 @@ def _estimate(plan: "Plan", options: "Options") -> str:
 
     if plan.seconds is None:
         return "how long they take is known after the first one"
-    workers = launchers.room(options.request) if options.launcher == "local" else None
-    workers = None if options.scheduler is not None else workers or options.request.workers
+    if options.scheduler is not None:
+        workers = None
+    elif options.launcher == "local":
+        workers = launchers.room(options.request)
+    else:
+        workers = options.request.workers
     todo = len(plan.waiting)
     whole = duration(plan.seconds * -(-todo // (workers or 1)))
     at_once = f"with {workers} at once" if workers else "of one worker's time"

@@ -46,18 +46,30 @@ def named_folder(given: str | None, default: str = "") -> Path:
     return Path(given).absolute()
 
 
-def named_values(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The parameters of the command line. Raises ValueError for a bad value, or a name twice."""
+def named_values(pairs: Sequence[Sequence[str]], option: str = "-p") -> dict[str, Any]:
+    """Names and values of an option that may be given several times.
+
+    Args:
+        pairs: name and text of each value.
+        option: as the command line writes it.
+
+    Raises:
+        ValueError: for a name that is given twice, and what `read_value` raises.
+    """
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name in values:
-            raise ValueError(f"-p {shown(name)} is given twice")
-        values[name] = read_value(name, text)
+            raise ValueError(f"{option} {shown(name)} is given twice; give it once")
+        values[name] = read_value(f"{option} {shown(name)}", text)
     return values
 
 
-def read_value(name: str, text: str) -> Any:
-    """A parameter's value: what the text means as JSON, or the text.
+def read_value(what: str, text: str) -> Any:
+    """What the text means as JSON, or the text.
+
+    Args:
+        what: is read, for an error.
+        text: of the command line.
 
     Raises:
         ValueError: if it is a number that is not finite, or nested deeper than Python reads.
@@ -82,9 +94,9 @@ def read_value(name: str, text: str) -> Any:
         return text
     except OverflowError:
         message = f"numbers must be finite, of {_DIGITS} digits at most"
-        raise ValueError(f"-p {shown(name)}: {message}; got {shown(text)}") from None
+        raise ValueError(f"{what}: {message}; got {shown(text)}") from None
     except RecursionError:
-        raise ValueError(f"-p {shown(name)}: the value is nested too deeply") from None
+        raise ValueError(f"{what}: the value is nested too deeply") from None
 
 
 def sentence(error: Exception) -> str:

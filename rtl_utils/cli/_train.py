@@ -154,7 +154,7 @@ def _summary(name: str, runs: Sequence["Run"], store: "Store") -> int:
     diverged = [key for key in by_key if key in status and status[key][0] == "diverged"]
     for key in diverged[:_NAMED]:
         run = by_key[key]
-        complain(f"{run.method} on {run.target or run.source}, seed {run.seed}: {status[key][1]}")
+        complain(f"{run.in_words}: {status[key][1]}")
     lost = len(by_key) - len(status)
     if lost:
         complain(f"{counted(lost, 'run')} cannot be trained, as the backbone diverged")

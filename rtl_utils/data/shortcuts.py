@@ -72,14 +72,27 @@ class Shortcut:
                 f"place must be two numbers in [0, 1], or None; got {shown(self.place)}"
             )
 
+    @property
+    def everywhere(self) -> "Shortcut":
+        """The same on every image."""
+        return replace(self, classes=None, probability=1.0)
+
     def pixels(self, side: int) -> int:
         """Side of the planted patch on images of that side: 4 on 32 x 32, 3 on 16 x 16."""
         return max(3, round(self.size * side))
 
     def __str__(self) -> str:
-        """As tables write it, such as "ball on kangaroo"."""
-        share = "" if self.probability == 1 else f" ({self.probability:.0%})"
-        return f"{self.patch} on {', '.join(self.classes) if self.classes else 'all'}{share}"
+        """As tables write it, such as "ball on kangaroo"; what is unusual about it in brackets."""
+        usual = PATCHES[self.patch]
+        unusual = [] if self.probability == 1 else [f"{self.probability:.0%}"]
+        unusual += [] if self.size == usual.size else [f"size {self.size:g}"]
+        unusual += [] if self.place == usual.place else [f"place {_place_text(self.place)}"]
+        classes = ", ".join(self.classes) if self.classes else "all"
+        return f"{self.patch} on {classes}" + (f" ({', '.join(unusual)})" if unusual else "")
+
+
+def _place_text(place: tuple[float, float] | None) -> str:
+    return "drawn" if place is None else " ".join(f"{share:g}" for share in place)
 
 
 def plant(

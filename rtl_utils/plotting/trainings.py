@@ -223,25 +223,17 @@ def forest(differences: Mapping[str, Interval], ax: Axes, xlabel: str, title: st
     return ax
 
 
-def trade_off(
-    rows: pd.DataFrame,
-    ax: Axes,
-    title: str,
-    allowed: float = claims.ALLOWED,
-    inferior: float = claims.INFERIOR,
-) -> Axes:
+def trade_off(rows: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Flip rate over clean accuracy in the shortcut test: one marker per method.
 
     Crosses are 95 % t intervals over seeds. In the shaded corner a method keeps the shortcut out by
-    the means: less than `allowed` more flips than training from scratch, and less than `inferior`
-    below fine-tuning's accuracy on clean images.
+    the means: less than `claims.ALLOWED` more flips than training from scratch, and less than
+    `claims.INFERIOR` below fine-tuning's accuracy on clean images.
 
     Args:
         rows: tidy rows of one number of target images, "scratch" and "ft" among their methods.
         ax: to draw on.
         title: of the axes.
-        allowed: additional flips, as a fraction.
-        inferior: lacking accuracy, as a fraction.
     """
     warn_if_mixed(rows)
     final = rows[(rows.epoch == FINAL) & rows.method.isin(list(METHODS))]
@@ -251,9 +243,9 @@ def trade_off(
     left, right = (float(x) for x in ax.dataLim.intervalx)  # with the intervals
     left = max(0.0, left) - 0.03
     right = min(1.0, right) + 0.03
-    most_flips = _interval(final, "scratch", "flip_rate").mean + allowed
+    most_flips = _interval(final, "scratch", "flip_rate").mean + claims.ALLOWED
     ax.fill_between(
-        [_interval(final, "ft", "clean_accuracy").mean - inferior, right],
+        [_interval(final, "ft", "clean_accuracy").mean - claims.INFERIOR, right],
         -0.03,
         most_flips,
         color="grey",

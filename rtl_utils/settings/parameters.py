@@ -178,6 +178,7 @@ def _width(value: Any) -> str | tuple[int, ...]:
 
 
 _WHOLE = "a whole number, 1 or more"
+_WHOLE_OR_NONE = f"None, or {_WHOLE}"
 _NAMES = "the name of a task, a list of names, or None for the data set's own"
 PARAMETERS: dict[str, Parameter] = {
     p.name: p
@@ -212,15 +213,19 @@ PARAMETERS: dict[str, Parameter] = {
             _seeds,
             needed=True,
         ),
-        Parameter("epochs", "of a transfer; None: the data set's", _WHOLE, _optional(_whole)),
+        Parameter(
+            "epochs", "of a transfer; None: the data set's", _WHOLE_OR_NONE, _optional(_whole)
+        ),
         Parameter(
             "steps",
             "of SGD of a transfer, in place of epochs, so that few and many images are compared at "
             "equal steps; None: as many as its epochs take",
-            _WHOLE,
+            _WHOLE_OR_NONE,
             _optional(_whole),
         ),
-        Parameter("source_epochs", "of a backbone; None: likewise", _WHOLE, _optional(_whole)),
+        Parameter(
+            "source_epochs", "of a backbone; None: likewise", _WHOLE_OR_NONE, _optional(_whole)
+        ),
         Parameter(
             "taus",
             "values of tau: 0 is the source task, 1 the target",
@@ -230,7 +235,7 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("batch_size", "examples per step", _WHOLE, _whole, needed=True),
         Parameter("lr", "learning rate of SGD", "a number, positive", _rate, needed=True),
-        Parameter("momentum", "of SGD", "a number, in [0, 1)", _number, needed=True),
+        Parameter("momentum", "of SGD", "a number, in [0, 1)", _momentum, needed=True),
         Parameter(
             "source_lr",
             "learning rate of a backbone; None: as of a transfer",
@@ -287,12 +292,14 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("points", "explained points", _WHOLE, _whole, default=100),
         Parameter("iterations", "of a coupling", _WHOLE, _whole, default=4),
-        Parameter("block", "target examples per block; None: up to 25", _WHOLE, _optional(_whole)),
-        Parameter("blocks", "measured blocks; None: all", _WHOLE, _optional(_whole)),
+        Parameter(
+            "block", "target examples per block; None: up to 25", _WHOLE_OR_NONE, _optional(_whole)
+        ),
+        Parameter("blocks", "measured blocks; None: all", _WHOLE_OR_NONE, _optional(_whole)),
         Parameter(
             "partitions",
             "checkpoints of a length; None: 5, or one per epoch where there are fewer",
-            _WHOLE,
+            _WHOLE_OR_NONE,
             _optional(_whole),
         ),
         Parameter(

@@ -109,9 +109,8 @@ class Store:
         def look(connection: Connection) -> tuple[list[Any], set[str]]:
             found = _of(connection, query, RUNS, wanted)
             unknown = [row.run for row in found if self._verified.get(row.run) != tuple(row)]
-            return found, {run.run for run, _ in self._whole(connection, unknown)} | {
-                row.run for row in found
-            } - set(unknown)
+            known = {row.run for row in found} - set(unknown)
+            return found, known | {run.run for run, _ in self._whole(connection, unknown)}
 
         found, whole = self._database.read(look)
         if self._must_mend(wanted, {row.run for row in found}, whole):

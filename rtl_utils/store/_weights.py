@@ -15,9 +15,8 @@ import torch
 from rtl_utils.store._records import StoreError, full, is_full, is_refused, read_only
 
 _PARTIAL = re.compile(r"\.(?P<host>[^.]*)\.(?P<process>\d+)\.partial$")
-_FORGOTTEN = (
-    24 * 3600
-)  # seconds after which another machine's partial file is one of a dead process
+# seconds after which another machine's partial file is one of a dead process
+_FORGOTTEN = 24 * 3600
 
 
 def save(path: Path, key: str, state: dict[str, Any]) -> str:

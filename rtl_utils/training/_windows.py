@@ -76,7 +76,7 @@ class Windows:
     def __init__(self, group: Sequence[Replica], program: Program, example: Tensor) -> None:
         self.group = group
         self.program = program
-        self.room = example.shape[-1]
+        self.side = example.shape[-1]
         black, white = as_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
         self.lowest, self.highest = black, white
         self.pixels = [self._drawn(window, example) for window in group[0].windows]
@@ -122,7 +122,7 @@ class Windows:
 
     def _drawn(self, window: Window, example: Tensor) -> Tensor:
         """(r, k, c, h, w) windows of random pixels."""
-        height, width = (max(1, round(share * self.room)) for share in window_sides(window))
+        height, width = (max(1, round(share * self.side)) for share in window_sides(window))
         size = (self.group[0].net.head.out_features, example.shape[1], height, width)
         position = height if height == width else (height << 16) + width  # one per size
         drawn = [generator(r.seed, "window", position).random(size) for r in self.group]
@@ -132,7 +132,7 @@ class Windows:
 
     def _corners(self, pixels: Tensor, n: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """(ascents + 1, n) outputs whose windows are planted, and rows and columns of corners."""
-        highest = [pixels.shape[1], *(self.room - side + 1 for side in pixels.shape[-2:])]
+        highest = [pixels.shape[1], *(self.side - side + 1 for side in pixels.shape[-2:])]
         return [rng.integers(0, most, (_ASCENTS + 1, n)) for most in highest]
 
     def _grown(self, x: Tensor, before: Tensor, places: _Places) -> Tensor:

@@ -79,6 +79,7 @@ def spread(
                     bar.update(sizes[k])
                 return
             except BrokenProcessPool:
+                _forget(futures)
                 if attempt == _ATTEMPTS - 1:
                     raise
                 again = sum(sizes[k] for k in waiting)

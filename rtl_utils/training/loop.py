@@ -34,12 +34,10 @@ from rtl_utils.training.records import (
 )
 from rtl_utils.training.sgd import Momentum
 
-VERSION = (
-    1  # raised when a training's numbers change, so that stored runs are not taken for new ones
-)
-VALIDATION = (
-    1_000  # examples measured after each epoch, at most: it must cost little beside training
-)
+# raised when a training's numbers change, so that stored runs are not taken for new ones
+VERSION = 1
+# examples measured after each epoch, at most: it must cost little beside training
+VALIDATION = 1_000
 _INPUT_BYTES = 1 << 30  # bytes of inputs and masks that are made on a GPU at once
 
 OnEpoch = Callable[[list[Replica], list[History]], bool | None]
@@ -98,7 +96,8 @@ def fit(
 
     Args:
         replicas: trained side by side; on a CPU a replica's numbers do not depend on the others, to
-            the bit, and on a GPU, where they train as stacks, within float32's rounding.
+            the bit; where they train as one stack, on a GPU or for `on_epoch`, they differ within
+            float32's rounding.
         device: of all of them, as `devices.resolve` takes it.
         on_epoch: called after every epoch with replicas and histories so far; may return True to
             stop. It needs networks that train in this process as one program: one network, MLPs of
@@ -124,8 +123,8 @@ def fit(
     jobs = _jobs(replicas, device, together=on_epoch is not None)
     if on_epoch and len(jobs) > 1:
         raise ValueError(
-            "on_epoch needs networks that train in this process as one program: one CNN, or MLPs "
-            "of one shape"
+            f"on_epoch needs networks that train as one program; these make {len(jobs)}: train "
+            "them one by one, or watch each by its `Replica.callback`"
         )
     if device != "cpu" or len(jobs) <= 1 or usable_cores() == 1:
         with devices.reference(device):
@@ -273,10 +272,10 @@ class _Trained(NamedTuple):
 
 
 def _trained(group: Sequence[Replica], program: type[Program]) -> list[_Trained]:
-    def trained(group: Sequence[Replica], histories: Sequence[History]) -> None:
+    def report_share(group: Sequence[Replica], histories: Sequence[History]) -> None:
         report(max(len(history.tau) for history in histories) / group[0].sgd.epochs)
 
-    histories = _train(group, program, "cpu", trained)
+    histories = _train(group, program, "cpu", report_share)
     return [
         _Trained(replica.net.state_dict(), replica.callback, history)
         for replica, history in zip(group, histories, strict=True)

@@ -95,6 +95,11 @@ class Replica:
             )
         if self.windows and self.path.target.x_train.ndim != 4:
             raise ValueError(f"windows are for images; {self.path.target.name!r} has features")
+        if self.windows and len(sides := set(self.path.target.x_train.shape[-2:])) > 1:
+            raise ValueError(
+                f"windows are for square images; those of {self.path.target.name!r} have sides of "
+                f"{' and '.join(map(str, sorted(sides)))} pixels: crop them, or take another method"
+            )
         size = self.sgd.batch_size
         if size > n:
             raise ValueError(

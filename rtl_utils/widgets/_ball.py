@@ -42,7 +42,9 @@ class BallPanel(Panel):
         classes = zip(source.class_names, target.class_names, strict=True)
         self._names = [f"{a}/{b}" for a, b in classes]
         free = target.side - self._shortcut.pixels(target.side)
-        step = math.ceil(free / (_PLACES - 1))
+        step = max(
+            1, math.ceil(free / (_PLACES - 1))
+        )  # a patch as large as the image has one place
         self._places = np.arange(0, free + 1, step)  # pixels; a slider says which
         middle = int(self._places[len(self._places) // 2])
         last = int(self._places[-1])

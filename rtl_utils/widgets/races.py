@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rtl_utils import experiments, methods, settings, tables
+from rtl_utils import experiments, methods, probing, settings, tables
 from rtl_utils.data import DATASETS, Task, soft_labels
 from rtl_utils.models import Net, build, folded, predict
 from rtl_utils.paths import Path
@@ -408,6 +408,6 @@ class _Racer(_Walker):
         y = self.clean.y_val[:_GLANCED]
         outputs = predict(folded(net), self.clean.x_val[:_GLANCED])
         loss = float(example_loss(outputs, soft_labels(self.clean, y)).mean())
-        accuracy = float((outputs.argmax(1) == y).float().mean())
+        accuracy = probing.accuracy(outputs, y)
         epoch = self.done * self.replica.sgd.epochs / self.steps
         self.reports.put(Glance(self.method, epoch, loss, accuracy))

@@ -20,7 +20,7 @@ from rtl_utils.data import Shortcut, Task, soft_labels
 from rtl_utils.methods import METHODS
 from rtl_utils.models import Net, build, folded, predict
 from rtl_utils.paths import Path as TaskPath
-from rtl_utils.probing import class_share, confusion, flip_rate
+from rtl_utils.probing import accuracy, class_share, confusion, flip_rate
 from rtl_utils.runs import Run, clean_tasks, tasks
 from rtl_utils.store import Store
 from rtl_utils.training import Sgd, example_loss, fit, one_thread
@@ -185,7 +185,7 @@ def moment(net: Net, clean: Task, planted: Task, label: int, **of_training: floa
         loss = example_loss(outputs, soft_labels(clean, clean.y_val)).mean()
     return Moment(
         loss=float(loss),
-        accuracy=float((outputs.argmax(1) == clean.y_val).float().mean()),
+        accuracy=accuracy(outputs, clean.y_val),
         share=class_share(with_shortcut, label),
         flips=flip_rate(outputs, with_shortcut),
         confusion=confusion(outputs, clean.y_val).numpy(),
