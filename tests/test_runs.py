@@ -630,7 +630,7 @@ def test_columns_say_what_the_run_is():
     assert plain["source_shortcut"] is plain["target_shortcut"] is None
     assert plain["width"] == "small"
     assert plain["source_epochs"] == 2
-    assert RUNS["tested with a mark"].columns()["tested"] == "mark on 4"
+    assert RUNS["tested with a mark"].columns()["tested"] == "mark on 4 (place drawn)"
 
 
 def test_label_of_the_shortcut_is_that_of_the_class_which_carries_it():
