@@ -298,7 +298,6 @@ def versions() -> dict[str, Any]:
         "lime": probing.LIME_VERSION,
         "path_length": lengths.PATH_VERSION,
         "pull": training.PULL_VERSION,
-        "lasso": training.LASSO_VERSION,
         "window": training.WINDOW_VERSION,
     }
     return of_records | parts | {room.__name__: room.VERSION for room in rooms}

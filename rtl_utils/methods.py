@@ -569,6 +569,11 @@ def _checked(method: str, backbone: Net | None, target: Task, setup: Setup) -> M
         raise ValueError(
             f"method {method!r} must know where the shortcut is; pass knowledge=Knowledge(...)"
         )
+    if setup.sgd.l1 and record.trainable == "head":
+        raise ValueError(
+            f"the lasso l1 is on the weights of the first layer, which {method!r} does not train; "
+            f"set it to 0; got {setup.sgd.l1!r}"
+        )
     if setup.partitions is not None and not record.takes_steps:
         raise ValueError(
             f"method {method!r} takes no steps of SGD, along which a length could be measured; "

@@ -330,8 +330,6 @@ def _reads_of(run: Run) -> dict[str, Any]:
     pulled = run.sgd.l2_sp or (run.method != BACKBONE and METHODS[run.method].l2_sp)
     if pulled:
         versions["pull"] = training.PULL_VERSION
-    if run.sgd.l1 and run.method != BACKBONE and METHODS[run.method].trainable == "head":
-        versions["lasso"] = training.LASSO_VERSION
     if run.method == BACKBONE:
         what |= {"method": BACKBONE, "task": run.source, "shortcut": _shortcut(run.source_shortcut)}
         versions["schedule"] = SCHEDULES["constant"].version

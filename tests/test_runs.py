@@ -55,7 +55,6 @@ RUNS = {name: replace(DIGITS, method=name) for name in METHODS} | {
     "tested with a mark": replace(DIGITS, tested=Shortcut("mark", ("4",))),
     "tinted target": replace(DIGITS, target_shortcut=usual("tint")),
     "pulled": replace(DIGITS, sgd=replace(DIGITS.sgd, l2_sp=0.1)),
-    "lasso, frozen body": replace(DIGITS, method="fixed-updated", sgd=replace(DIGITS.sgd, l1=0.1)),
     "averaged otherwise": replace(DIGITS, method="wise-ft", backbone_share=0.25),
     "measured": replace(DIGITS, method="ut", partitions=2),
     "measured ft": replace(DIGITS, partitions=2),
@@ -329,7 +328,6 @@ def _measures_the_path(run):
 MODULES = {
     (training, "VERSION"): lambda run: True,
     (training, "PULL_VERSION"): _pulls,
-    (training, "LASSO_VERSION"): lambda run: run.sgd.l1 > 0 and run.method == "fixed-updated",
     (probing, "VERSION"): lambda run: True,
     (couplings, "VERSION"): lambda run: _record(run) is not None and _record(run).blend is not None,
     (lengths, "VERSION"): _measures_lengths,

@@ -4,10 +4,9 @@ from rtl_utils.training._room import no_room
 from rtl_utils.training._windows import VERSION as WINDOW_VERSION
 from rtl_utils.training.loop import VERSION, example_loss, fit, one_thread
 from rtl_utils.training.records import Callback, History, Replica, TrainingDiverged, Window
-from rtl_utils.training.sgd import LASSO_VERSION, PULL_VERSION, Sgd, epochs_of
+from rtl_utils.training.sgd import PULL_VERSION, Sgd, epochs_of
 
 __all__ = [
-    "LASSO_VERSION",
     "PULL_VERSION",
     "VERSION",
     "WINDOW_VERSION",

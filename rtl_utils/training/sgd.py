@@ -14,8 +14,6 @@ from rtl_utils.training._programs import Program
 
 # raised when the pull of `l2_sp` changes; version 1 pulled the head and BatchNorm's weights too
 PULL_VERSION = 2
-# of the lasso where the first layer is frozen; likewise
-LASSO_VERSION = 2
 MOST_EPOCHS = 1_000_000
 _LARGEST = 3e38  # of float32, in which the weights live
 
@@ -103,8 +101,7 @@ class Momentum:
         self.velocity = torch.zeros_like(weights)
         self.length = self.velocity.sum(1)
         self.pull = _Pull(net, weights) if self.sgd.l2_sp else None
-        first = next(net.parameters())  # it lies first in the weights, if it is trained
-        self.first_layer = first.numel() if first.requires_grad else 0
+        self.first_layer = program.leaves[0].numel() // len(weights)  # it lies first in the weights
         self.single = steps - math.ceil(self.sgd.averaged * steps)  # steps that are not averaged
         self.mean = weights.detach().clone() if self.sgd.averaged else None
 
