@@ -174,10 +174,11 @@ def troubled_cells(rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
         for method in means:
             texts[f"{method.upper()}: {name}, %"] = means[method].map("{:.0f}".format, "ignore")
     texts = texts.fillna("")
-    return [
-        f"{troubled_text(runs)}:",
-        tables.markdown(with_fates(texts, runs).rename_axis(index={"lr": "learning rate"})),
-    ]
+    table = with_fates(texts, runs).reset_index()
+    numbers = [name for name in ("momentum", "lr") if name in table]
+    table[numbers] = table[numbers].map("{:g}".format)
+    shown = table.rename(columns={"lr": "learning rate"})
+    return [f"{troubled_text(runs)}:", tables.markdown(shown.set_index(shown.columns[0]))]
 
 
 def troubled_text(runs: pd.DataFrame) -> str:
