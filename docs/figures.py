@@ -147,7 +147,7 @@ def every_control(dataset: str, rows: pd.DataFrame) -> Figure:
     """
     first = [tables.label(method) for method in ("ft", "ut")]
     lines = list(dict.fromkeys([*first, *rows.control]))
-    figure = _lines_per_pair(rows, lines, "val_accuracy", "accuracy")
+    figure = _lines_per_pair(rows, "control", lines, "val_accuracy", "accuracy")
     title = "Shortcut on every target image: what may explain UT - FT"
     figure.suptitle(f"{title} ({DATASETS[dataset].title})")
     return figure
@@ -160,24 +160,21 @@ def before_transfer(dataset: str, rows: pd.DataFrame) -> Figure:
         dataset: its name.
         rows: of the method that trains nothing, from biased backbones.
     """
-    names = {
-        "ball_accuracy": "accuracy, shortcut on every image",
-        "clean_accuracy": "accuracy without shortcut",
-        "ball_share": "in the shortcut's class, shortcut on every image",
-        "clean_share": "in the shortcut's class, without shortcut",
-    }
+    names = {metric: name.removesuffix(", %") for metric, name in claims.CHANCE_COLUMNS.items()}
     own = rows[rows.metric.isin(list(names))]
     own = own.drop_duplicates([*tables.PAIR, "seed", "metric"])  # whatever it might be trained on
-    shares = own.assign(control=own.metric.map(names), metric="share")
-    figure = _lines_per_pair(shares, list(names.values()), "share", "share of the images")
+    shares = own.assign(what=own.metric.map(names), metric="share")
+    figure = _lines_per_pair(shares, "what", list(names.values()), "share", "share of the images")
     for ax in figure.axes:
         plotting.chance(ax, claims.CHANCE, "x")
     figure.suptitle(f"Biased backbones before any transfer ({DATASETS[dataset].title})")
     return figure
 
 
-def _lines_per_pair(rows: pd.DataFrame, lines: list[str], metric: str, xlabel: str) -> Figure:
-    """Every run as a dot, a panel per pair of tasks, a line per value of the column `control`."""
+def _lines_per_pair(
+    rows: pd.DataFrame, column: str, lines: list[str], metric: str, xlabel: str
+) -> Figure:
+    """Every run as a dot, a panel per pair of tasks, a line per value of the column."""
     pairs = dict(iter(rows.groupby(list(tables.PAIR), sort=False)))
     size = (3.4 + 3.6 * len(pairs), 1.3 + 0.36 * len(lines))
     figure, axes = plt.subplots(
@@ -185,7 +182,7 @@ def _lines_per_pair(rows: pd.DataFrame, lines: list[str], metric: str, xlabel: s
     )
     for ax, ((source, target), own) in zip(axes[0], pairs.items(), strict=True):
         title = f"{source} → {target}\n({seed_count(own)})"
-        plotting.runs(own, metric, lines, ax, xlabel, title, column="control")
+        plotting.runs(own, metric, lines, ax, xlabel, title, column)
         ax.label_outer()
     return figure
 

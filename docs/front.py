@@ -10,7 +10,6 @@ from wording import ON_IMAGES, capitalised, origins, paragraphs, transfers, unca
 
 from rtl_utils import claims, statistics, tables
 from rtl_utils.data import DATASETS
-from rtl_utils.provenance import recorded
 from rtl_utils.statistics import FEWEST, Evidence
 from rtl_utils.tables import listed, seed_count
 
@@ -153,17 +152,13 @@ def passing_parts(answers: dict[str, pd.DataFrame]) -> list[str]:
 
 def untraced_text() -> str:
     """Which of these rows name a commit that did not make them."""
-    names = [name for name in PASSING_SWEEPS if len(rows := tables.stored(name)) and untraced(rows)]
+    stored = {name: tables.stored(name) for name in PASSING_SWEEPS}
+    names = [name for name, rows in stored.items() if len(rows) and tables.untraced(rows)]
     if not names:
         return ""
     each = listed(f"`results/{name}/`" for name in names)
     return f"""The rows of {each} were trained from a copy of the code with uncommitted changes, so
         they cannot be traced to a commit; their section says what the code was."""
-
-
-def untraced(rows: pd.DataFrame) -> bool:
-    """Whether some rows name a commit to which uncommitted changes had been made."""
-    return "False" in recorded(rows, "clean")
 
 
 def headline_table(settings: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from rtl_utils.tables import listed, seed_count
 
 MAP_SWEEPS = ("stuck", "digits-map", "cifar-map")
 CELL = ["condition", "statistics", "width", "momentum", "lr"]
-USUAL_RATE = 0.01  # of all sweeps that are no maps
+USUAL_RATE = 0.01  # of transfers elsewhere, but for a control
 MOST_NAMED = 2  # cells that a sentence names; the table has all
 # parts of the file names of pictures
 CONDITION_NAMES = dict(

@@ -75,7 +75,10 @@ def other_device_text(rows: pd.DataFrame) -> str:
     if course.empty:
         return ""
     names = {"cpu": "the CPU", "cuda": "a GPU"}
-    here, there = (listed(names[d] for d in recorded(part, "device")) for part in (rows, course))
+    here, there = (
+        listed(names.get(device, device) for device in recorded(part, "device"))
+        for part in (rows, course)
+    )
     if here == there:
         return ""
     return f"""These rows were trained on {here}, those of tables 1 to 3 on {there}. Rounding

@@ -409,11 +409,8 @@ def test_claim_6_by_all_orders_of_the_tasks():
 )
 @pytest.mark.parametrize(("lasso", "heading"), [(0, "Without"), (0.002, "With")])
 def test_lime_weights_of_the_spurious_features(a, b, family, lasso, heading):
-    rows = []
-    for path in (ROOT / "results" / "synthetic").glob("seed-*.csv"):
-        with path.open() as file:
-            rows += csv.DictReader(file)
     # the backbones have a lasso of their own
+    rows = rows_of("synthetic")
     rows = [row for row in rows if row["method"] == "backbone" or float(row["l1"] or 0) == lasso]
     sizes = {name: by_seed(rows, {}, name, "lime_spurious") for pair in family for name in pair}
     differences = {
@@ -433,10 +430,7 @@ def test_lime_weights_of_the_spurious_features(a, b, family, lasso, heading):
 
 @pytest.mark.parametrize(("lasso", "heading"), [(0, "Without"), (0.002, "With")])
 def test_which_validation_losses_are_lower_as_in_figure_1(lasso, heading):
-    rows = []
-    for path in (ROOT / "results" / "synthetic").glob("seed-*.csv"):
-        with path.open() as file:
-            rows += [row for row in csv.DictReader(file) if row["method"] in NAMES]
+    rows = [row for row in rows_of("synthetic") if row["method"] in NAMES]
     asked = (("ut", "ft"), ("ut", "scratch"), ("ft", "scratch"))
     differences = {}
     for l1 in (0, 0.002):
@@ -464,12 +458,10 @@ def test_the_median_rise_of_the_restored_loss():
     page = (ROOT / "docs" / "results.md").read_text().split("### Without the lasso")[1]
     page = page.split("\n### ")[0]
     losses = {}
-    for path in (ROOT / "results" / "synthetic").glob("seed-*.csv"):
-        with path.open() as file:
-            for row in csv.DictReader(file):
-                if row["method"] in NAMES and float(row["l1"] or 0) == 0:
-                    key = row["method"], row["seed"]
-                    losses.setdefault(key, {})[row["metric"]] = float(row["value"])
+    for row in rows_of("synthetic"):
+        if row["method"] in NAMES and float(row["l1"] or 0) == 0:
+            key = row["method"], row["seed"]
+            losses.setdefault(key, {})[row["metric"]] = float(row["value"])
     for method in ("scratch", "ft", "ut"):
         rises = [
             of["restored_loss"] - of["val_loss"] for (m, _), of in losses.items() if m == method

@@ -548,6 +548,14 @@ def page_sweeps(seed):
     }
 
 
+def test_few_seeds_of_the_synthetic_experiment_have_no_bounds(docs, checkout):
+    (checkout / "synthetic").mkdir(parents=True)
+    page_sweeps(0)["synthetic"].to_csv(checkout / "synthetic" / "seed-0.csv", index=False)
+    said = [item.verdict for item in docs("items").synthetic_items() if item.item == "Claim 5"]
+    assert said
+    assert all("undecided (1 seed)" in text and "at most" not in text for text in said)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::rtl_utils.provenance.MixedRowsWarning")
 def test_a_page_has_a_section_for_every_sweep_that_has_rows(docs, checkout):

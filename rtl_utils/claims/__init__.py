@@ -3,6 +3,7 @@
 from rtl_utils.claims.keeping_out import judged, keeps_out, passing, power_text
 from rtl_utils.claims.ranks import coupled_text, rank_table
 from rtl_utils.claims.single import (
+    CHANCE_COLUMNS,
     CLAIM_4,
     CONDITIONS,
     MOST_THERE,
@@ -34,6 +35,7 @@ __all__ = [
     "ALIKE",
     "ALLOWED",
     "CHANCE",
+    "CHANCE_COLUMNS",
     "CLAIM_4",
     "CONDITIONS",
     "INFERIOR",

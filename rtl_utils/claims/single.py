@@ -33,7 +33,7 @@ from rtl_utils.tables import (
 CLAIM_4 = "claim 4: FT stuck more often"  # column of `frozen_table`
 OWN_TASK = "its own task"  # images of `chance_table` that are no target's
 MOST_THERE = f"over {100 * NEARLY_ALL:.0f} % in the shortcut's class"  # column of `chance_table`
-_AT_CHANCE = {
+CHANCE_COLUMNS = {  # metric -> column of `chance_table`
     "ball_accuracy": "accuracy, shortcut on all, %",
     "clean_accuracy": "accuracy without shortcut, %",
     "ball_share": "in the shortcut's class, shortcut on all, %",
@@ -109,7 +109,7 @@ def chance_table(rows: pd.DataFrame) -> pd.DataFrame:
         beyond = (values["ball_accuracy"] - CHANCE).tolist()
         questions.append(Question(beyond, "alike", NEAR_CHANCE, family))
         line: dict[str, object] = {"seeds": part.seed.nunique()}
-        for metric, heading in _AT_CHANCE.items():
+        for metric, heading in CHANCE_COLUMNS.items():
             line[heading] = percent_text(values[metric]) if metric in values else ""
         line[MOST_THERE] = _nearly_all(values["ball_share"].tolist())
         lines.append(line)

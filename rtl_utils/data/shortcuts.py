@@ -83,10 +83,10 @@ class Shortcut:
 
     def __str__(self) -> str:
         """As tables write it, such as "ball on kangaroo"; what is unusual about it in brackets."""
-        usual = PATCHES[self.patch]
+        record = PATCHES[self.patch]
         unusual = [] if self.probability == 1 else [f"{self.probability:.0%}"]
-        unusual += [] if self.size == usual.size else [f"size {self.size:g}"]
-        unusual += [] if self.place == usual.place else [f"place {_place_text(self.place)}"]
+        unusual += [] if self.size == record.size else [f"size {self.size:g}"]
+        unusual += [] if self.place == record.place else [f"place {_place_text(self.place)}"]
         classes = ", ".join(self.classes) if self.classes else "all"
         return f"{self.patch} on {classes}" + (f" ({', '.join(unusual)})" if unusual else "")
 

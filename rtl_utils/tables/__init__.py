@@ -32,6 +32,7 @@ from rtl_utils.tables.published import (
     stored,
     stored_diverged,
     stored_manifest,
+    untraced,
 )
 from rtl_utils.tables.results import (
     backbone_table,
@@ -138,6 +139,7 @@ __all__ = [
     "stuck_text",
     "summary",
     "target_table",
+    "untraced",
     "with_paper",
     "with_rise",
     "without_shortcut",

@@ -210,10 +210,11 @@ def origin(name: str, rows: pd.DataFrame) -> str:
     if not recorded(rows, "commit"):
         return f"{shown} {note or 'Where they were made was not recorded.'}"
     dates = [date[:10] for date in recorded(rows, "date")]
+    changed = " with uncommitted changes" if untraced(rows) else ""
     commits = _listed(commit[:7] for commit in recorded(rows, "commit"))
     sentences = [
         shown,
-        f"Code: commit {commits}{_changed(rows)}.",
+        f"Code: commit {commits}{changed}.",
         f"Versions: rtl-utils {_listed(recorded(rows, 'package'))}, "
         f"torch {_listed(recorded(rows, 'torch'))}, Python {_listed(recorded(rows, 'python'))}.",
         _machine(rows, said.get("cores")),
@@ -258,9 +259,9 @@ def _took(rows: pd.DataFrame) -> str:
     )
 
 
-def _changed(rows: pd.DataFrame) -> str:
-    """A remark where the code had changes that were not committed."""
-    return " with uncommitted changes" if "False" in recorded(rows, "clean") else ""
+def untraced(rows: pd.DataFrame) -> bool:
+    """Whether some rows name a commit to which uncommitted changes had been made."""
+    return "False" in recorded(rows, "clean")
 
 
 def _per_seed(counts: "pd.Series[int]") -> dict[str, int]:
