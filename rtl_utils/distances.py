@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import pdist, squareform
-from sklearn.manifold import ClassicalMDS
 
 from rtl_utils.experiments import FINAL, Run, run
 from rtl_utils.provenance import warn_if_mixed
@@ -222,6 +221,8 @@ def embedding(distances: Matrix) -> np.ndarray:
 
     Source: classical scaling, Torgerson (1952).
     """
+    from sklearn.manifold import ClassicalMDS  # takes a second
+
     scaling = ClassicalMDS(n_components=2, metric="precomputed")
     return np.asarray(scaling.fit_transform(_symmetric(distances)))
 

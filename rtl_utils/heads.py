@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -63,6 +62,8 @@ def _like(parameter: Tensor, values: Tensor) -> Tensor:
 
 def _fitted(features: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
     """(k, d) weights and (k,) biases."""
+    from sklearn.linear_model import LogisticRegression, Ridge  # takes a second
+
     y = task.y_train.cpu().numpy()
     strength = PENALTY * len(y)  # scikit-learn adds losses up
     if task.is_regression:

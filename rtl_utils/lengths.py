@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from rtl_utils import devices
@@ -247,6 +246,8 @@ def planar(traces: Mapping[str, Trace]) -> dict[str, np.ndarray]:
     Returns:
         Name -> (t, 2) places, one per checkpoint.
     """
+    from sklearn.decomposition import PCA  # takes a second
+
     points = {
         name: np.stack([step.sqrt().numpy().ravel() / len(step) ** 0.5 for step in trace.steps])
         for name, trace in traces.items()

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from rtl_utils.data import Task
@@ -132,6 +131,8 @@ def lime_weights(
 
     Source: Ribeiro et al. (2016).
     """
+    from sklearn.preprocessing import StandardScaler  # takes a second
+
     if samples < 2:
         raise ValueError(f"samples must be 2 or more; got {samples}")
     n = len(task.x_val)

@@ -1,11 +1,13 @@
 """Every notebook in a real kernel: unusual values first, then a second run on real images."""
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 from small_course import LEAST, NOTEBOOKS, ON_IMAGES, REAL, SMOKE, short
 
 from rtl_utils import headless
+from rtl_utils.data.cifar100 import SUPERCLASSES
 from rtl_utils.folders import notebooks
 
 
@@ -15,9 +17,27 @@ def runs(tmp_path_factory):
     return str(tmp_path_factory.mktemp("runs"))
 
 
+@pytest.fixture
+def few_real_images(real_cifar100, tmp_path, monkeypatch):
+    """The first real images of each class of two tasks, as backbones train on whole tasks."""
+    classes = [c for task in (REAL["source"], REAL["target"]) for c in SUPERCLASSES[task]]
+    with np.load(real_cifar100 / "cifar100.npz") as whole:
+        kept = {"class_names": whole["class_names"]}
+        for part, n in {"train": 20, "test": 20}.items():
+            images, labels = whole[f"{part}_images"], whole[f"{part}_labels"]
+            wanted = np.flatnonzero(np.isin(kept["class_names"], classes))
+            rows = np.concatenate([np.flatnonzero(labels == k)[:n] for k in wanted])
+            kept |= {f"{part}_images": images[rows], f"{part}_labels": labels[rows]}
+    path = tmp_path / "cifar100.npz"
+    np.savez(path, **kept)
+    monkeypatch.setenv("RTL_DATA", str(tmp_path))
+    monkeypatch.setenv("PYTHONWARNINGS", f"ignore:{path}")  # does not hold all official images
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("name", SMOKE)
-def test_second_run_in_one_kernel_takes_changed_parameters(name, runs, real_cifar100, monkeypatch):
+@pytest.mark.usefixtures("few_real_images")
+def test_second_run_in_one_kernel_takes_changed_parameters(name, runs, monkeypatch):
     """Change parameters and run again: what notebooks are for."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # the other core has other tests
     notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
