@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl
 READY := .venv/.ready$(addprefix -,$(TORCH))
 RTL := $(BIN)/python -m rtl_utils.cli
 # a file's tests stay together, as they share what is costly; the longest files come first
-PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder \
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
   tests/test_notebook_changes.py tests/test_batch.py tests/test_batch_faults.py \
   tests/test_editions.py tests/test_devices.py tests/test_site.py tests
 

@@ -34,6 +34,12 @@ def pytest_configure(config):
     config.stash[NOT_RUN] = set()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: a fifth of the time a test waits for a kernel or a server."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k, which may not want them anyway
 def pytest_collection_modifyitems(config, items):
     """Leave out the tests that need a GPU where there is none: a test that is not there passes."""
