@@ -51,7 +51,7 @@ def rtl(*arguments, **options):
     """`rtl` when it has ended."""
     process = start(*arguments, **options)
     try:
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

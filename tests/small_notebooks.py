@@ -64,7 +64,7 @@ def rtl(folder, *arguments, **options):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     """Wait until it is true, and return what it says."""
     until = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < until:

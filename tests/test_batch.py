@@ -196,7 +196,7 @@ def test_a_scheduler_that_runs_already_and_one_that_dies(tmp_path):
         assert wait_for(file.exists)
         address = json.loads(file.read_text())["address"]
         process = start("batch", sweep, "--out", out, "--scheduler", address)
-        assert wait_for(lambda: Store(out).tasks(status="done"), seconds=90)
+        assert wait_for(lambda: Store(out).tasks(status="done"))
         assert wait_for(lambda: Store(out).tasks(status="running"))
         processes[0].kill()
         _, said = process.communicate(timeout=60)

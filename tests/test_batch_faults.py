@@ -71,7 +71,7 @@ def test_a_killed_worker_or_kernel_is_replaced(batch_rows, tmp_path):
     assert wait_for(lambda: len(Store(out).tasks(status="running")) == 2)
     worker = next(p for p in descendants(process.pid) if "spawn_main" in " ".join(p.cmdline()))
     worker.kill()
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     pd.testing.assert_frame_equal(rows_of(out), batch_rows)
 
@@ -125,7 +125,7 @@ def test_a_database_that_goes_away_in_the_middle_costs_nothing(postgres, batch_r
     postgres.stop()
     time.sleep(3)
     postgres.start()
-    _, said = process.communicate(timeout=150)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert not (out / "results.db").exists()
     pd.testing.assert_frame_equal(rows_of(out, "--store", postgres.url), batch_rows)
@@ -140,7 +140,7 @@ def test_two_batches_of_one_sweep_share_the_work(batch_rows, tmp_path):
     sweep = small_batch.write(tmp_path, mark)
     out = tmp_path / "store"
     both = [start("batch", sweep, "--out", out, "--workers", "1") for _ in range(2)]
-    said = [process.communicate(timeout=200) for process in both]
+    said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert all("4 of 4 runs done, 0 failed" in text for text, _ in said)
     assert sorted(log.read_text().split()) == ["0", "1", "2", "3"]  # each was executed once
