@@ -134,7 +134,7 @@ def draw(ax: Axes) -> Axes:
             places[name] = ((k - (len(layer) - 1) / 2) * 3.2, level * 1.0)
     group_of = {name: group for group, names in GROUPS.items() for name in names}
     for name, (x, y) in places.items():
-        for used in arrows[name]:
+        for used in sorted(arrows[name]):
             to_x, to_y = places[used]
             style = {"arrowstyle": "-|>", "color": "#666666", "linewidth": 1, "alpha": 0.8}
             bent = {**style, "connectionstyle": f"arc3,rad={0.12 if to_x <= x else -0.12}"}

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -179,6 +181,25 @@ def test_no_interval_of_a_share_leaves_0_to_100_percent(name):
             seen += len(ends)
             assert all(float(low) >= 0 and float(high) <= 100 for low, high in ends), cells
     assert seen > 10
+
+
+def test_architecture_is_drawn_alike_in_every_process():
+    program = (
+        "import architecture, matplotlib.pyplot as plt\n"
+        "print([(t.xy, t.xyann) for t in architecture.draw(plt.gca()).texts if not t.get_text()])"
+    )
+    drawn = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": order, "PYTHONPATH": str(ROOT / "docs")},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for order in ("1", "2")  # of the elements of sets
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].count("(") > 100  # the arrows
 
 
 def test_architecture_page_says_what_the_package_is(docs):
