@@ -395,6 +395,13 @@ print(sorted({{"torch", "numpy", "nbformat", "papermill"}} & set(sys.modules)))
 
 
 @pytest.mark.kernel
+def test_a_batch_does_not_wait_for_scikit_learn_which_few_of_its_runs_need():
+    program = "import sys\nfrom rtl_utils import batch, settings\nprint('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.kernel
 def test_a_full_disk_is_one_sentence(course, tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))

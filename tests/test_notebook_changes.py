@@ -7,7 +7,7 @@ from nbclient import NotebookClient
 from small_course import LEAST, NOTEBOOKS, ON_IMAGES, REAL, SMOKE, short
 
 from rtl_utils import headless
-from rtl_utils.data.cifar100 import SUPERCLASSES
+from rtl_utils.data.cifar100 import cifar100_arrays
 from rtl_utils.folders import notebooks
 
 
@@ -19,19 +19,16 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def few_real_images(real_cifar100, tmp_path, monkeypatch):
-    """The first real images of each class of two tasks, as backbones train on whole tasks."""
-    classes = [c for task in (REAL["source"], REAL["target"]) for c in SUPERCLASSES[task]]
-    with np.load(real_cifar100 / "cifar100.npz") as whole:
-        kept = {"class_names": whole["class_names"]}
-        for part, n in {"train": 20, "test": 20}.items():
-            images, labels = whole[f"{part}_images"], whole[f"{part}_labels"]
-            wanted = np.flatnonzero(np.isin(kept["class_names"], classes))
-            rows = np.concatenate([np.flatnonzero(labels == k)[:n] for k in wanted])
-            kept |= {f"{part}_images": images[rows], f"{part}_labels": labels[rows]}
-    path = tmp_path / "cifar100.npz"
-    np.savez(path, **kept)
+    """The first 20 real images of each class and split, as backbones train on whole tasks."""
+    few, path = cifar100_arrays(), tmp_path / "cifar100.npz"
+    for split in ("train", "test"):
+        labels = few[f"{split}_labels"]
+        rows = np.concatenate([np.flatnonzero(labels == k)[:20] for k in np.unique(labels)])
+        few |= {f"{split}_{kind}": few[f"{split}_{kind}"][rows] for kind in ("images", "labels")}
+    np.savez(path, **few)
     monkeypatch.setenv("RTL_DATA", str(tmp_path))
-    monkeypatch.setenv("PYTHONWARNINGS", f"ignore:{path}")  # does not hold all official images
+    # the warning that begins with the path: these are not the official images
+    monkeypatch.setenv("PYTHONWARNINGS", f"ignore:{path}")
 
 
 @pytest.mark.kernel
